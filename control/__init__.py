@@ -1,0 +1,1 @@
+"""The control plane: decides and records, and never sees a request."""

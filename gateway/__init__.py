@@ -1,0 +1,1 @@
+"""The data plane: answers requests, and decides nothing but to step back."""

@@ -1,0 +1,1 @@
+"""What both planes must compute alike. Pure: no clock, file, socket, random or grpc here."""
