@@ -1,1 +1,1 @@
-"""TODO"""
+"""The online store: LMDB, one writer process, any number of readers."""

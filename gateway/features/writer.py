@@ -1,0 +1,126 @@
+"""The only writer of the online store: feature batches in order, each in one transaction with its number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.row import RowCodec
+from gateway.contract.schema import view_from_json
+from gateway.features.store import DICTIONARY, HISTORY, META, ROWS, SEQUENCE, VIEW, view_key
+
+
+class Batch(NamedTuple):
+    """One batch of the feature log."""
+
+    sequence: int
+    view_hash: str
+    definition_json: str
+    additions: Mapping[str, tuple[int, Sequence[str]]]
+    """By feature: the code of the first new string, and the strings."""
+    keys: Sequence[str]
+    rows: bytes
+    """The rows one after the other, as the view's RowCodec encodes them."""
+
+
+class OnlineWriter:
+    """Opens the store for writing, creating it where it is not there.
+
+    `map_bytes` is fixed when the store is created. Never a writable memory map: on a full disk that is a SIGBUS,
+    whereas a commit that fails leaves the old data readable.
+    """
+
+    def __init__(self, directory: Path, map_bytes: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._env = lmdb.open(str(directory), map_size=map_bytes, max_dbs=2, max_readers=512)
+        self._rows, self._meta = self._env.open_db(ROWS), self._env.open_db(META)
+        self._codecs: dict[str, RowCodec] = {}
+        self._env.reader_check()  # slots of readers that were killed would keep old pages for ever
+
+    @property
+    def sequence(self) -> int:
+        """The last batch applied; 0 before the first."""
+        with self._env.begin() as txn:
+            return int(txn.get(SEQUENCE, b"0", self._meta))
+
+    @property
+    def history_id(self) -> str:
+        """The history that the store belongs to; empty before the first batch."""
+        with self._env.begin() as txn:
+            return bytes(txn.get(HISTORY, b"", self._meta)).decode()
+
+    def apply(self, batch: Batch, history_id: str) -> bool:
+        """Applies the next batch, durably, and returns True; returns False for one that was applied before.
+
+        Raises Fault for a batch of another history, and ValueError for one that leaves a gap or is not of the layout
+        that its view says. Nothing is changed then.
+        """
+        codec = self._codec(batch)
+        if len(batch.rows) != codec.stride * len(batch.keys):
+            raise ValueError(
+                f"batch {batch.sequence}: {len(batch.rows)} bytes for {len(batch.keys)} rows of {codec.stride}"
+            )
+        with self._env.begin(write=True) as txn:
+            self._check_history(txn, history_id)
+            applied = int(txn.get(SEQUENCE, b"0", self._meta))
+            if batch.sequence <= applied:
+                return False
+            if batch.sequence != applied + 1:
+                raise ValueError(f"batch {batch.sequence} came after {applied}: {applied + 1} is missing")
+            self._put_definitions(txn, batch)
+            self._put_rows(txn, batch, codec)
+            txn.put(SEQUENCE, b"%d" % batch.sequence, db=self._meta)
+        self._env.reader_check()
+        return True
+
+    def close(self) -> None:
+        """Closes the store."""
+        self._env.close()
+
+    def _codec(self, batch: Batch) -> RowCodec:
+        codec = self._codecs.get(batch.view_hash)
+        if codec is None:
+            view = view_from_json(batch.definition_json)
+            if view.digest() != batch.view_hash:
+                raise ValueError(f"batch {batch.sequence}: the definition is not the one that its hash names")
+            codec = self._codecs[batch.view_hash] = RowCodec(view)
+        return codec
+
+    def _check_history(self, txn: Any, history_id: str) -> None:
+        known = bytes(txn.get(HISTORY, b"", self._meta)).decode()
+        if not known:
+            txn.put(HISTORY, history_id.encode(), db=self._meta)
+        elif known != history_id:
+            raise Fault(
+                Reason.HISTORY_MISMATCH,
+                f"the online store belongs to history {known}, the batch to {history_id}; "
+                "if the new one is right, stop the gateway and remove its features directory",
+            )
+
+    def _put_definitions(self, txn: Any, batch: Batch) -> None:
+        view = view_key(batch.view_hash)
+        txn.put(VIEW + view, batch.definition_json.encode(), db=self._meta)
+        for feature, (first_code, words) in batch.additions.items():
+            name = DICTIONARY + view + feature.encode() + b"/" + b"%08d" % first_code
+            txn.put(name, json.dumps(list(words)).encode(), db=self._meta)
+
+    def _put_rows(self, txn: Any, batch: Batch, codec: RowCodec) -> None:
+        """Puts each row unless the store has a newer one, by event time and then by when it became known."""
+        view, stride, raw = view_key(batch.view_hash), codec.stride, memoryview(batch.rows)
+        put, get, rows = txn.put, txn.get, self._rows
+        for index, key in enumerate(batch.keys):
+            name, row = key.encode() + view, raw[index * stride : (index + 1) * stride]
+            if put(name, row, overwrite=False, db=rows):
+                continue
+            if _age(get(name, db=rows)) <= _age(row):
+                put(name, row, db=rows)
+
+
+def _age(row: Any) -> tuple[int, int]:
+    """Event time and created time: where RowCodec puts them."""
+    return int.from_bytes(row[8:16], "little", signed=True), int.from_bytes(row[16:24], "little", signed=True)

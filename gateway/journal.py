@@ -1,0 +1,305 @@
+"""The journal: what every other process knows of the rows that a worker scored.
+
+Each worker appends to its own ring of preallocated, memory-mapped segments; any number of processes read. The unit of
+appending is a block: the rows that one version answered in one run, as an array, so that writing and reading cost
+little a row. A block's checksum covers the serial number of its segment's use, so that a reader never takes a torn or
+an overwritten block for a good one; rows overwritten before they were read are counted as lost, by the gap in their
+numbers. What was appended survives kill -9, not a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT: Final = 1
+MAGIC: Final = b"ILKJRNL\0"
+SEGMENT: Final = struct.Struct("<8sIIQ")
+"""Magic, format, bytes of the segment, serial number of its use (0 before the first)."""
+SEGMENT_BYTES: Final = 64
+FRAME: Final = struct.Struct("<II")
+"""Length of the block with this frame, checksum of the rest. A length of 0 is the end, so far."""
+HEAD: Final = struct.Struct("<QQqQqQ8s6IIHH")
+"""Serial, first row, time_ns, revision, version, feature sequence, prefix, stages_ns, rows, bytes of the model's name,
+parts of the payload."""
+RETRY_NS: Final = 10_000_000_000
+"""How often a writer without segments tries to make them."""
+STAGES: Final = ("wire", "route", "features", "infer", "record", "reply")
+
+ROW: Final = np.dtype(
+    [
+        ("entity_hash", "<u8"),
+        ("score", "<f8"),
+        ("feature_age_ms", "<i8"),
+        ("decision", "<i4"),
+        ("weight_bps", "<u2"),
+        ("reason", "<u2"),
+        ("defaulted", "<u2"),
+        ("flags", "u1"),
+        ("arm", "u1"),
+        ("answered_by", "u1"),
+        ("spare", "u1", (3,)),
+    ]
+)
+"""One row. `feature_age_ms` is -1 without stored features; `decision` is the index of the label, -1 for none; `reason`
+is 0 for a row that was answered, else one more than the place of its Reason in the catalogue."""
+
+
+class Block(NamedTuple):
+    """The rows that one version answered in one run."""
+
+    model: str
+    version: int
+    revision: int
+    feature_sequence: int
+    time_ns: int
+    """UTC, at the end of the run."""
+    stages_ns: tuple[int, ...]
+    """How long each of STAGES took for the whole batch; `record` and `reply` are the previous batch's, since this
+    block is written before they are done."""
+    rows: npt.NDArray[np.void]
+    """Of type ROW."""
+    payload: Sequence[bytes]
+    """The raw feature rows of each view, then the values of each request-time input."""
+    prefix: str = ""
+    """Names the worker's life; with a row's number, the prediction's id. Set by the writer."""
+    first_row: int = 0
+    """Number of the first row in this worker's life. Set by the writer."""
+
+
+class JournalWriter:
+    """One worker's journal: `total_bytes` of disk in segments of `segment_bytes`, all reserved here.
+
+    Where the disk has no room the writer counts `unjournalled` rows instead of failing, and `recover` tries again.
+    """
+
+    def __init__(self, directory: Path, total_bytes: int, segment_bytes: int = 16 << 20) -> None:
+        self.directory = directory
+        self.segment_bytes = min(segment_bytes, total_bytes // 2) // 8 * 8
+        self.count = total_bytes // self.segment_bytes
+        self.raw_prefix = secrets.token_bytes(8)
+        self.prefix = self.raw_prefix.hex()
+        self.next_row = 0
+        self.unjournalled = 0
+        self.problem = ""
+        self._segments: list[mmap.mmap] = []
+        self._tried_ns = 0
+        self.recover()
+
+    def recover(self) -> None:
+        """Reserves the segments if they are not yet, at most once in ten seconds."""
+        if self._segments or (self._tried_ns and time.monotonic_ns() < self._tried_ns + RETRY_NS):
+            return
+        self._tried_ns = time.monotonic_ns()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._drop_misfits()
+            paths = [self.directory / f"segment-{index:04d}" for index in range(self.count)]
+            segments = [_reserve(path, self.segment_bytes) for path in paths]
+        except OSError as error:
+            self.problem = f"the journal cannot be kept: {os.strerror(error.errno or errno.EIO)}"
+            return
+        self._segments, self.problem = segments, ""
+        serials = [_serial(segment) for segment in segments]
+        self._serial = max(serials)
+        self._current = serials.index(self._serial)
+        self._advance()
+
+    def append(self, block: Block) -> None:
+        """Appends a block; its prefix and first row are the writer's."""
+        n = len(block.rows)
+        model = block.model.encode()
+        head = HEAD.pack(
+            self._serial if self._segments else 0,
+            self.next_row,
+            block.time_ns,
+            block.revision,
+            block.version,
+            block.feature_sequence,
+            self.raw_prefix,
+            *block.stages_ns,
+            n,
+            len(model),
+            len(block.payload),
+        )
+        lengths = struct.pack(f"<{len(block.payload)}I", *map(len, block.payload))
+        body = b"".join((head, model, lengths, block.rows.tobytes(), *block.payload))
+        self.next_row += n
+        if not self._write(body):
+            self.unjournalled += n
+
+    def _write(self, body: bytes) -> bool:
+        length = FRAME.size + len(body)
+        padded = -(-length // 8) * 8
+        if not self._segments or SEGMENT_BYTES + padded + FRAME.size > self.segment_bytes:
+            return False
+        if self._offset + padded + FRAME.size > self.segment_bytes:
+            self._advance()
+            body = struct.pack("<Q", self._serial) + body[8:]
+        segment, start = self._segments[self._current], self._offset
+        segment[start + FRAME.size : start + length] = body
+        # The end mark of what follows, then the frame: a reader sees the block when it is whole, or not at all.
+        segment[start + padded : start + padded + FRAME.size] = bytes(FRAME.size)
+        segment[start : start + FRAME.size] = FRAME.pack(length, zlib.crc32(body))
+        self._offset = start + padded
+        return True
+
+    def _advance(self) -> None:
+        """Begins the oldest segment anew."""
+        self._current = (self._current + 1) % len(self._segments)
+        self._serial += 1
+        segment = self._segments[self._current]
+        segment[SEGMENT_BYTES : SEGMENT_BYTES + FRAME.size] = bytes(FRAME.size)
+        segment[: SEGMENT.size] = SEGMENT.pack(MAGIC, FORMAT, self.segment_bytes, self._serial)
+        self._offset = SEGMENT_BYTES
+
+    def _drop_misfits(self) -> None:
+        """Removes segments that another configuration left."""
+        for index, path in enumerate(sorted(self.directory.glob("segment-*"))):
+            if index >= self.count or path.stat().st_size != self.segment_bytes:
+                path.unlink()
+
+
+class JournalReader:
+    """Reads the journals of all workers below a directory, each from its oldest block, and goes on as they grow."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._workers: dict[Path, _WorkerReader] = {}
+
+    @property
+    def lost(self) -> int:
+        """Rows that were overwritten or damaged before they were read."""
+        return sum(reader.lost for reader in self._workers.values())
+
+    def poll(self) -> Iterator[Block]:
+        """Yields what was appended since the last poll, in order for each worker."""
+        for path in sorted(self.directory.glob("worker-*")):
+            reader = self._workers.get(path) or self._workers.setdefault(path, _WorkerReader(path))
+            yield from reader.poll()
+
+
+class _WorkerReader:
+    """Reads one worker's ring."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.lost = 0
+        self._segments: dict[Path, tuple[int, mmap.mmap]] = {}
+        self._serial = 0
+        self._offset = SEGMENT_BYTES
+        self._expected: dict[str, int] = {}
+
+    def poll(self) -> Iterator[Block]:
+        while True:
+            segment = self._find()
+            if segment is None:
+                return
+            block, end = self._read(segment)
+            if block is not None:
+                self._offset = end
+                self._count_lost(block)
+                yield block
+            elif not self._next(segment):
+                return
+
+    def _find(self) -> mmap.mmap | None:
+        """The segment at the reader's position; the oldest one where that was overwritten."""
+        current = {serial: segment for segment in self._mapped() if (serial := _serial(segment))}
+        if not current:
+            return None
+        if self._serial not in current:
+            self._serial, self._offset = min(current), SEGMENT_BYTES
+        return current[self._serial]
+
+    def _next(self, segment: mmap.mmap) -> bool:
+        """Moves on from the end of a segment; False where there is nothing newer."""
+        newer = [serial for other in self._mapped() if (serial := _serial(other)) > self._serial]
+        if not newer:
+            return False
+        if _serial(segment) == self._serial and self._read(segment)[0] is not None:
+            return True  # appended between our look and the writer's move to the next segment
+        self._serial, self._offset = min(newer), SEGMENT_BYTES
+        return True
+
+    def _read(self, segment: mmap.mmap) -> tuple[Block | None, int]:
+        """The block at the reader's position and where it ends; None at the end, or for one that is not whole."""
+        length, crc = FRAME.unpack_from(segment, self._offset)
+        end = self._offset + length
+        if length < FRAME.size + HEAD.size or end > len(segment):
+            return None, 0
+        body = segment[self._offset + FRAME.size : end]
+        if zlib.crc32(body) != crc or int.from_bytes(body[:8], "little") != self._serial:
+            return None, 0
+        return _parse(body), -(-end // 8) * 8
+
+    def _count_lost(self, block: Block) -> None:
+        expected = self._expected.get(block.prefix)
+        if expected is not None:
+            self.lost += max(0, block.first_row - expected)
+        elif self._expected:
+            self.lost += block.first_row  # a new life whose first rows were overwritten before we saw them
+        self._expected = {block.prefix: block.first_row + len(block.rows)}
+
+    def _mapped(self) -> Iterator[mmap.mmap]:
+        for path in sorted(self.directory.glob("segment-*")):
+            try:
+                stat = path.stat()
+                known = self._segments.get(path)
+                if known is None or known[0] != stat.st_ino:
+                    if stat.st_size < SEGMENT_BYTES:
+                        continue
+                    with path.open("rb") as file:
+                        known = stat.st_ino, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._segments[path] = known
+            except FileNotFoundError:
+                continue
+            yield known[1]
+
+
+def _reserve(path: Path, size: int) -> mmap.mmap:
+    """Maps a segment whose every byte is allocated: a sparse one would be a SIGBUS on a full disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap.mmap(descriptor, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _serial(segment: mmap.mmap) -> int:
+    magic, version, _, serial = SEGMENT.unpack_from(segment)
+    return int(serial) if magic == MAGIC and version == FORMAT else 0
+
+
+def _parse(body: bytes) -> Block:
+    _, first_row, time_ns, revision, version, feature_sequence, prefix, *rest = HEAD.unpack_from(body)
+    *stages_ns, n, model_length, parts = rest
+    at = HEAD.size
+    model = body[at : at + model_length].decode()
+    at += model_length
+    lengths: tuple[int, ...] = struct.unpack_from(f"<{parts}I", body, at)
+    at += 4 * parts
+    rows: npt.NDArray[Any] = np.frombuffer(body, ROW, n, at)
+    at += ROW.itemsize * n
+    payload = []
+    for length in lengths:
+        payload.append(body[at : at + length])
+        at += length
+    return Block(
+        model, version, revision, feature_sequence, time_ns, tuple(stages_ns), rows, payload, prefix.hex(), first_row
+    )

@@ -1,0 +1,143 @@
+"""The transport on grpc.aio and uvloop: one event loop, whose tick is the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from gateway.config import Config
+from gateway.contract.errors import Code, Fault, Reason
+from gateway.transport import Call, Process, Reply
+from gateway.wire.status import refusal
+
+RETRY_PUSHBACK_MS: Final = "50"
+"""When an overloaded worker's caller may come back; half a second of queue drains in less."""
+STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def channel_arguments(config: Config) -> list[tuple[str, int]]:
+    """What keeps one caller from taking the server from the others (names as in grpc's channel_arg_names.h)."""
+    arguments = [
+        ("grpc.so_reuseport", 1),
+        # The core answers what is larger still; between the two limits we answer ourselves, with a reason.
+        ("grpc.max_receive_message_length", 4 << 20),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.max_concurrent_streams", 256),
+        ("grpc.max_metadata_size", 8_192),
+        ("grpc.absolute_max_metadata_size", 8_192),
+        ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    if config.max_connection_age_s:
+        grace_ms = max(10_000, config.default_deadline_ms)
+        arguments += [
+            ("grpc.max_connection_age_ms", config.max_connection_age_s * 1000),
+            ("grpc.max_connection_age_grace_ms", grace_ms),
+        ]
+    return arguments
+
+
+class GrpcioTransport(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs leave it untyped
+    """Serves the methods that `process` answers, and health beside them.
+
+    `methods` are full names; whatever else is called is answered METHOD_UNKNOWN.
+    """
+
+    def __init__(self, config: Config, methods: Sequence[str], process: Process) -> None:
+        self.config = config
+        self.process = process
+        self.pending: list[tuple[Call, asyncio.Future[Reply]]] = []
+        self.in_flight = 0
+        self.overloaded = 0
+        self.health = health.aio.HealthServicer()
+        self._handlers = {name: grpc.unary_unary_rpc_method_handler(self._behaviour(name)) for name in methods}
+        self._overload = refusal(
+            Fault(
+                Reason.OVERLOADED,
+                f"{config.max_in_flight} calls are in flight in this worker, its limit (gateway.max_in_flight); "
+                f"come back after {RETRY_PUSHBACK_MS} ms",
+                retry_after_ms=RETRY_PUSHBACK_MS,
+            )
+        )
+
+    async def start(self) -> None:
+        """Binds the port and begins to serve."""
+        self._loop = asyncio.get_running_loop()
+        self._server = grpc.aio.server(options=channel_arguments(self.config))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self._server.add_generic_rpc_handlers((self,))
+        self._server.add_insecure_port(self.config.address)
+        await self._server.start()
+
+    async def report(self, serving: bool) -> None:
+        """Says on the health service whether the worker takes calls."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", "gateway.v1.ScoringService"):
+            await self.health.set(service, status)
+
+    async def drain(self) -> None:
+        """Takes no new calls, finishes those in flight, at most drain_ms, and closes."""
+        await self.health.enter_graceful_shutdown()
+        await self._server.stop(self.config.drain_ms / 1000)
+
+    def service(self, details: Any) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler of a method: grpc asks once for each call."""
+        return self._handlers.get(details.method) or grpc.unary_unary_rpc_method_handler(_unknown(details.method))
+
+    def _behaviour(self, method: str) -> Callable[[bytes, Any], Any]:
+        default_ns = self.config.default_deadline_ms * 1_000_000
+        limit = self.config.max_in_flight
+
+        async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            if self.in_flight >= limit:
+                self.overloaded += 1
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", RETRY_PUSHBACK_MS),))
+                await _abort(context, self._overload)
+            remaining = context.time_remaining()
+            deadline_ns = time.monotonic_ns() + (default_ns if remaining is None else int(remaining * 1e9))
+            self.in_flight += 1
+            try:
+                reply = await self._enqueue(Call(method, request, deadline_ns))
+            finally:
+                self.in_flight -= 1
+            if reply.code:
+                await _abort(context, reply)
+            return reply.body
+
+        return behaviour
+
+    def _enqueue(self, call: Call) -> asyncio.Future[Reply]:
+        """Adds the call to the batch that runs as soon as the loop has handed over all that has arrived."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.pending.append((call, future))
+        if len(self.pending) == 1:
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        batch, self.pending = self.pending, []
+        replies = self.process([call for call, _ in batch])
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():  # the caller may have gone away meanwhile
+                future.set_result(reply)
+
+
+async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], reply: Reply) -> None:
+    trailers = (*context.trailing_metadata(), ("grpc-status-details-bin", reply.details))
+    await context.abort(STATUS[reply.code], reply.message, trailers)
+
+
+def _unknown(method: str) -> Callable[[bytes, Any], Any]:
+    async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG001
+        fault = Fault(Reason.METHOD_UNKNOWN, f"no method {method[:200]} is served here; compare the protos")
+        await _abort(context, refusal(fault))
+        raise AssertionError(Code.UNIMPLEMENTED)  # abort has raised
+
+    return behaviour

@@ -1,0 +1,155 @@
+"""The messages of gateway.v1.ScoringService: parsed into columns, and columns made into replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.schema import Dtype
+from gateway.request import Answers, Request, Slice
+from gateway.transport import Call
+from gateway.v1 import scoring_pb2 as pb
+
+ENTITY_UNKNOWN: Final = pb.FLAG_ENTITY_UNKNOWN
+FEATURES_STALE: Final = pb.FLAG_FEATURES_STALE
+KINDS: Final[Mapping[str, Dtype]] = MappingProxyType(
+    {"number": Dtype.FLOAT32, "integer": Dtype.INT64, "text": Dtype.STRING, "flag": Dtype.BOOL}
+)
+"""The type that each kind of a Value stands for."""
+
+
+class Method(NamedTuple):
+    """How one method's messages are read and written."""
+
+    decode: Callable[[Call], Request]
+    encode: Callable[[Slice], bytes]
+
+
+def decode_score(call: Call) -> Request:
+    """Reads a ScoreRequest; raises Fault where it is none."""
+    message = _parse(pb.ScoreRequest, call)
+    inputs: dict[str, tuple[Dtype, Sequence[Any]]] = {}
+    for name, value in message.inputs.items():
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            raise Fault(Reason.INPUT_MISMATCH, f"input {name!r} has no value; leave it out to get its default")
+        inputs[name] = KINDS[kind], (getattr(value, kind),)
+    entities = {name: (key,) for name, key in message.entities.items()}
+    return Request(message.model, message.version, entities, inputs, True, call.deadline_ns)
+
+
+def decode_batch(call: Call) -> Request:
+    """Reads a ScoreBatchRequest; raises Fault where it is none."""
+    message = _parse(pb.ScoreBatchRequest, call)
+    entities = {column.entity: column.keys for column in message.entities}
+    inputs = {column.name: _typed(column) for column in message.inputs}
+    if len(entities) < len(message.entities):
+        raise Fault(Reason.ENTITY_MISMATCH, "an entity has two columns; send one per entity")
+    if len(inputs) < len(message.inputs):
+        raise Fault(Reason.INPUT_MISMATCH, "an input has two columns; send one per input")
+    return Request(message.model, message.version, entities, inputs, False, call.deadline_ns)
+
+
+def encode_score(part: Slice) -> bytes:
+    """Writes a ScoreResponse; raises the Fault that the row ended in."""
+    answers, row = part.answers, part.start
+    if row in answers.errors:
+        raise answers.errors[row]
+    response = pb.ScoreResponse(
+        model=answers.model,
+        version=answers.version,
+        revision=answers.revision,
+        prediction_id=f"{answers.prefix}{answers.first_row + row:012x}",
+        arm=int(answers.arm),  # type: ignore[arg-type]  # same numbers, other enum
+        score=answers.scores[row],
+        decision=answers.decisions[row] if answers.decisions else "",
+        ranking=_labelled(answers.rankings[row]) if answers.rankings else None,
+        defaulted=0 if answers.defaulted is None else answers.defaulted[row],
+        flags=_flags(answers, row),
+    )
+    if answers.ages_ms is not None and answers.ages_ms[row] >= 0:
+        response.feature_age_ms = answers.ages_ms[row]
+    return response.SerializeToString()
+
+
+def encode_batch(part: Slice) -> bytes:
+    """Writes a ScoreBatchResponse."""
+    answers, start, stop = part
+    n, rows = stop - start, range(start, stop)
+    failed = {row - start: answers.errors[row] for row in rows if row in answers.errors} if answers.errors else {}
+    response = pb.ScoreBatchResponse(
+        model=answers.model,
+        revision=answers.revision,
+        versions=[0 if row in failed else answers.version for row in range(n)] if failed else [answers.version] * n,
+        arms=[int(answers.arm)] * n,  # type: ignore[list-item]  # same numbers, other enum
+        prediction_ids=[f"{answers.prefix}{answers.first_row + row:012x}" for row in rows],
+        scores=answers.scores[start:stop].tolist(),
+        decisions=answers.decisions[start:stop] if answers.decisions else None,
+        errors=[
+            pb.RowError(row=row, code=fault.code, reason=fault.reason, message=fault.message)
+            for row, fault in sorted(failed.items())
+        ],
+    )
+    if answers.rankings is not None:
+        response.rankings.extend(pb.Ranking(ranking=_labelled(answers.rankings[row])) for row in rows)
+    if answers.ages_ms is not None:
+        response.feature_ages_ms.extend(answers.ages_ms[start:stop].tolist())
+        defaulted = np.zeros(n, np.int64) if answers.defaulted is None else answers.defaulted[start:stop]
+        response.defaulted.extend(defaulted.tolist())
+    if answers.unknown is not None or answers.stale is not None:
+        for row in rows:
+            if flags := _flags(answers, row):
+                response.flags.append(pb.RowFlags(row=row - start, flags=flags))
+    return response.SerializeToString()
+
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType(
+    {
+        "/gateway.v1.ScoringService/Score": Method(decode_score, encode_score),
+        "/gateway.v1.ScoringService/ScoreBatch": Method(decode_batch, encode_batch),
+    }
+)
+
+
+def _parse(kind: Any, call: Call) -> Any:
+    try:
+        return kind.FromString(call.request)
+    except DecodeError:
+        raise Fault(
+            Reason.MALFORMED_REQUEST,
+            f"the {len(call.request)} bytes are no {kind.DESCRIPTOR.full_name}; compile the protos of this release",
+        ) from None
+
+
+def _typed(column: pb.InputColumn) -> tuple[Dtype, Sequence[Any]]:
+    lists = (
+        (Dtype.FLOAT32, column.numbers),
+        (Dtype.INT64, column.integers),
+        (Dtype.STRING, column.texts),
+        (Dtype.BOOL, column.flags),
+    )
+    given = [(dtype, values) for dtype, values in lists if values]
+    if len(given) != 1:
+        raise Fault(
+            Reason.INPUT_MISMATCH,
+            f"input {column.name!r} has values in {len(given)} lists; fill exactly the one that fits its type",
+        )
+    return given[0]
+
+
+def _labelled(ranking: Sequence[tuple[str, float]]) -> list[pb.LabelledScore]:
+    return [pb.LabelledScore(label=label, score=score) for label, score in ranking]
+
+
+def _flags(answers: Answers, row: int) -> list[Any]:
+    flags: list[Any] = []
+    if answers.unknown is not None and answers.unknown[row]:
+        flags.append(ENTITY_UNKNOWN)
+    if answers.stale is not None and answers.stale[row]:
+        flags.append(FEATURES_STALE)
+    return flags

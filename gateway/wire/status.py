@@ -1,0 +1,31 @@
+"""From a fault to a gRPC status with a google.rpc.ErrorInfo."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from gateway.contract.errors import DOMAIN, Fault, Reason
+from gateway.telemetry import LOG
+from gateway.transport import Reply
+
+
+def refusal(fault: Fault) -> Reply:
+    """The reply that carries a fault."""
+    info = Any()
+    info.Pack(ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=fault.facts))
+    status = Status(code=fault.code, message=fault.message, details=[info])
+    return Reply(b"", int(fault.code), fault.message, status.SerializeToString())
+
+
+def internal(error: BaseException) -> Fault:
+    """What a caller learns of an error of ours: an id, under which the log has the cause."""
+    error_id = secrets.token_hex(8)
+    LOG.log(logging.ERROR, "internal_error", exc_info=error, extra={"facts": {"error_id": error_id}})
+    return Fault(
+        Reason.INTERNAL, f"a fault of the gateway's own; its log has the cause under {error_id}", error_id=error_id
+    )
