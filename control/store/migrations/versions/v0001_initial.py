@@ -1,0 +1,203 @@
+"""The first tables, and the triggers that hold whatever a program does."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+TRIGGERS = (
+    """
+    CREATE TRIGGER audit_keeps_entries BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'audit entries are never deleted'); END
+    """,
+    """
+    CREATE TRIGGER audit_keeps_content BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'audit entries are never changed'); END
+    """,
+    """
+    CREATE TRIGGER traffic_needs_approval BEFORE UPDATE OF stage ON versions
+    WHEN NEW.stage IN ('shadow', 'canary', 'champion') AND NOT EXISTS (
+        SELECT 1 FROM approvals
+        WHERE model = NEW.model AND version = NEW.version AND digest = NEW.digest AND decision = 'approved'
+    )
+    BEGIN SELECT RAISE(ABORT, 'no approval of this digest'); END
+    """,
+)
+
+
+def upgrade() -> None:
+    """Creates them."""
+    op.create_table(
+        "artifacts",
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("sha256"),
+    )
+    op.create_table(
+        "audit",
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("time_ns", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("details_json", sa.Text(), nullable=False),
+        sa.Column("previous_hash", sa.Text(), nullable=False),
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    op.create_index("audit_by_subject", "audit", ["subject", "sequence"], unique=False)
+    op.create_table(
+        "history",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("history_id", sa.Text(), nullable=False),
+        sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.CheckConstraint("id = 1", name="one_history"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "idempotency",
+        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("request_sha256", sa.Text(), nullable=False),
+        sa.Column("response", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("caller", "key"),
+    )
+    op.create_table(
+        "models",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("tier", sa.Text(), nullable=False),
+        sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("token_id", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("roles_json", sa.Text(), nullable=False),
+        sa.Column("secret_sha256", sa.Text(), nullable=False),
+        sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("expires_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at_ns", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("token_id"),
+        sa.UniqueConstraint("secret_sha256"),
+    )
+    op.create_table(
+        "feature_views",
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("definition_json", sa.Text(), nullable=False),
+        sa.Column("applied_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("applied_by", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["sequence"],
+            ["audit.sequence"],
+        ),
+        sa.PrimaryKeyConstraint("hash"),
+    )
+    op.create_index("feature_views_by_name", "feature_views", ["name", "sequence"], unique=False)
+    op.create_table(
+        "versions",
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("stage_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("document_json", sa.Text(), nullable=False),
+        sa.Column("manifest_json", sa.Text(), nullable=False),
+        sa.Column("admission_json", sa.Text(), nullable=False),
+        sa.Column("model_sha256", sa.Text(), nullable=False),
+        sa.Column("golden_sha256", sa.Text(), nullable=False),
+        sa.Column("submitted_by", sa.Text(), nullable=False),
+        sa.Column("submitted_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("feature_sequence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["golden_sha256"],
+            ["artifacts.sha256"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["model"],
+            ["models.name"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["model_sha256"],
+            ["artifacts.sha256"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["stage_sequence"],
+            ["audit.sequence"],
+        ),
+        sa.PrimaryKeyConstraint("model", "version"),
+        sa.UniqueConstraint("model", "version", "digest", "submitted_by", name="what_approvals_refer_to"),
+    )
+    op.create_index("one_champion", "versions", ["model"], unique=True, sqlite_where=sa.text("stage = 'champion'"))
+    op.create_index("one_standby", "versions", ["model"], unique=True, sqlite_where=sa.text("stage = 'standby'"))
+    op.create_table(
+        "approvals",
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("decided_by", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("submitted_by", sa.Text(), nullable=False),
+        sa.Column("decision", sa.Text(), nullable=False),
+        sa.Column("decided_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("comment", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("decision IN ('approved', 'rejected')", name="decisions"),
+        sa.CheckConstraint("lower(decided_by) <> lower(submitted_by)", name="two_people"),
+        sa.ForeignKeyConstraint(
+            ["model", "version", "digest", "submitted_by"],
+            ["versions.model", "versions.version", "versions.digest", "versions.submitted_by"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["sequence"],
+            ["audit.sequence"],
+        ),
+        sa.PrimaryKeyConstraint("model", "version", "decided_by"),
+    )
+    op.create_table(
+        "dictionaries",
+        sa.Column("view_hash", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("code", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["view_hash"],
+            ["feature_views.hash"],
+        ),
+        sa.PrimaryKeyConstraint("view_hash", "feature", "code"),
+        sa.UniqueConstraint("view_hash", "feature", "value", name="one_code_per_value"),
+    )
+    op.create_table(
+        "feature_batches",
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("view_hash", sa.Text(), nullable=False),
+        sa.Column("row_count", sa.BigInteger(), nullable=False),
+        sa.Column("additions_json", sa.Text(), nullable=False),
+        sa.Column("keys_json", sa.Text(), nullable=False),
+        sa.Column("rows", sa.LargeBinary(), nullable=False),
+        sa.Column("appended_at_ns", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["view_hash"],
+            ["feature_views.hash"],
+        ),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    op.create_index("feature_batches_by_view", "feature_batches", ["view_hash", "sequence"], unique=False)
+    for trigger in TRIGGERS:
+        op.execute(trigger)

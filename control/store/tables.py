@@ -1,0 +1,187 @@
+"""The tables, one per kind of record. What must hold whatever Python does is a constraint here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+METADATA: Final = MetaData()
+
+history: Final = Table(
+    "history",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("history_id", Text, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", Text, nullable=False),
+    CheckConstraint("id = 1", name="one_history"),
+)
+"""One row: which history this is, and the head of its audit trail, where numbers are taken."""
+
+audit: Final = Table(
+    "audit",
+    METADATA,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details_json", Text, nullable=False),
+    Column("previous_hash", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Index("audit_by_subject", "subject", "sequence"),
+)
+"""What happened. Triggers of the migration refuse to change or delete an entry."""
+
+models: Final = Table(
+    "models",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+"""Models, described as their newest version's document describes them."""
+
+artifacts: Final = Table(
+    "artifacts",
+    METADATA,
+    Column("sha256", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+"""Artifacts whose bytes are durable in the artifact directory."""
+
+versions: Final = Table(
+    "versions",
+    METADATA,
+    Column("model", Text, ForeignKey("models.name"), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("stage", Text, nullable=False),
+    Column("stage_sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("document_json", Text, nullable=False),
+    Column("manifest_json", Text, nullable=False),
+    Column("admission_json", Text, nullable=False),
+    Column("model_sha256", Text, ForeignKey("artifacts.sha256"), nullable=False),
+    Column("golden_sha256", Text, ForeignKey("artifacts.sha256"), nullable=False),
+    Column("submitted_by", Text, nullable=False),
+    Column("submitted_at_ns", BigInteger, nullable=False),
+    Column("feature_sequence", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("model", "version", "digest", "submitted_by", name="what_approvals_refer_to"),
+    Index("one_champion", "model", unique=True, sqlite_where=text("stage = 'champion'")),
+    Index("one_standby", "model", unique=True, sqlite_where=text("stage = 'standby'")),
+)
+"""Versions: what they are (never changed), and their stage with the audit entry that set it.
+
+A trigger of the migration lets none into traffic without an approval of its digest.
+
+`feature_sequence` is the newest batch of the pinned views when the version was last promoted.
+"""
+
+approvals: Final = Table(
+    "approvals",
+    METADATA,
+    Column("model", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("decided_by", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("submitted_by", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("decided_at_ns", BigInteger, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    # Together: an approval is of exactly the registered digest, and not by the one who submitted it.
+    ForeignKeyConstraint(
+        ("model", "version", "digest", "submitted_by"),
+        ("versions.model", "versions.version", "versions.digest", "versions.submitted_by"),
+    ),
+    CheckConstraint("lower(decided_by) <> lower(submitted_by)", name="two_people"),
+    CheckConstraint("decision IN ('approved', 'rejected')", name="decisions"),
+)
+"""Decisions on versions."""
+
+feature_views: Final = Table(
+    "feature_views",
+    METADATA,
+    Column("hash", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("definition_json", Text, nullable=False),
+    Column("applied_at_ns", BigInteger, nullable=False),
+    Column("applied_by", Text, nullable=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    Index("feature_views_by_name", "name", "sequence"),
+)
+"""View definitions by their hash."""
+
+feature_batches: Final = Table(
+    "feature_batches",
+    METADATA,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("view_hash", Text, ForeignKey("feature_views.hash"), nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("additions_json", Text, nullable=False),
+    Column("keys_json", Text, nullable=False),
+    Column("rows", LargeBinary, nullable=False),
+    Column("appended_at_ns", BigInteger, nullable=False),
+    Index("feature_batches_by_view", "view_hash", "sequence"),
+)
+"""The feature log: batches numbered from 1 without gaps."""
+
+dictionaries: Final = Table(
+    "dictionaries",
+    METADATA,
+    Column("view_hash", Text, ForeignKey("feature_views.hash"), primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("code", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Text, nullable=False),
+    UniqueConstraint("view_hash", "feature", "value", name="one_code_per_value"),
+)
+"""The code that each string of a feature has in its rows."""
+
+tokens: Final = Table(
+    "tokens",
+    METADATA,
+    Column("token_id", Text, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("roles_json", Text, nullable=False),
+    Column("secret_sha256", Text, nullable=False, unique=True),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at_ns", BigInteger, nullable=False),
+    Column("revoked_at_ns", BigInteger),
+)
+"""Bearer tokens, by the hash of their secret."""
+
+idempotency: Final = Table(
+    "idempotency",
+    METADATA,
+    Column("caller", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("request_sha256", Text, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+)
+"""Answers given to changes, by caller and idempotency key."""
