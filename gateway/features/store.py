@@ -51,20 +51,22 @@ class OnlineStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._env: Any = None
         self._txn: Any = None
         self._sequence = b""
         self._texts: dict[tuple[bytes, str], Array] = {}
 
     def __enter__(self) -> Self:
-        if self._txn is None:
+        if self._env is None:
             self._open()
-        else:
-            self._txn.renew()
+        if self._env is not None:
+            self._txn = self._env.begin()  # the environment keeps one spare: no new slot, only a new snapshot
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._txn is not None:
-            self._txn.reset()
+            self._txn.abort()
+            self._txn = None
 
     def sequence(self) -> int:
         """The last feature batch applied; 0 before the first."""
@@ -106,11 +108,18 @@ class OnlineStore:
         if not (self.directory / "data.mdb").exists():
             return
         try:
-            env = lmdb.open(str(self.directory), readonly=True, max_dbs=2, max_readers=512, max_spare_txns=1)
-            self._rows, self._meta = env.open_db(ROWS, create=False), env.open_db(META, create=False)
-        except (lmdb.NotFoundError, lmdb.ReadonlyError):  # the writer is just creating it
+            # A map of size 0 is as large as the writer made the store; any other would be outgrown.
+            env = lmdb.open(
+                str(self.directory), map_size=0, readonly=True, max_dbs=2, max_readers=512, max_spare_txns=1
+            )
+        except lmdb.Error:  # the writer is just creating it
             return
-        self._txn = env.begin()
+        try:
+            self._rows, self._meta = env.open_db(ROWS, create=False), env.open_db(META, create=False)
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            env.close()  # a second open of one store in a process is an error
+            return
+        self._env = env
 
     def _sequence_bytes(self) -> bytes:
         return b"" if self._txn is None else self._txn.get(SEQUENCE, b"", self._meta)

@@ -1,4 +1,4 @@
-"""The only writer of the online store: feature batches in order, each in one transaction with its number."""
+"""The only writer of the online store: feature batches in order, each in the transaction that records its number."""
 
 from __future__ import annotations
 
@@ -55,28 +55,31 @@ class OnlineWriter:
             return bytes(txn.get(HISTORY, b"", self._meta)).decode()
 
     def apply(self, batch: Batch, history_id: str) -> bool:
-        """Applies the next batch, durably, and returns True; returns False for one that was applied before.
+        """Applies one batch, as `apply_all` does; whether it was new."""
+        return bool(self.apply_all((batch,), history_id))
 
-        Raises Fault for a batch of another history, and ValueError for one that leaves a gap or is not of the layout
-        that its view says. Nothing is changed then.
+    def apply_all(self, batches: Sequence[Batch], history_id: str) -> int:
+        """Applies batches in one transaction, durably, and returns how many were new; those applied before are skipped.
+
+        Raises Fault for batches of another history, and ValueError for one that leaves a gap or is not of the layout
+        that its view says. Nothing at all is changed then.
         """
-        codec = self._codec(batch)
-        if len(batch.rows) != codec.stride * len(batch.keys):
-            raise ValueError(
-                f"batch {batch.sequence}: {len(batch.rows)} bytes for {len(batch.keys)} rows of {codec.stride}"
-            )
+        codecs = [self._codec(batch) for batch in batches]
+        count = 0
         with self._env.begin(write=True) as txn:
             self._check_history(txn, history_id)
             applied = int(txn.get(SEQUENCE, b"0", self._meta))
-            if batch.sequence <= applied:
-                return False
-            if batch.sequence != applied + 1:
-                raise ValueError(f"batch {batch.sequence} came after {applied}: {applied + 1} is missing")
-            self._put_definitions(txn, batch)
-            self._put_rows(txn, batch, codec)
-            txn.put(SEQUENCE, b"%d" % batch.sequence, db=self._meta)
+            for batch, codec in zip(batches, codecs, strict=True):
+                if batch.sequence <= applied:
+                    continue
+                if batch.sequence != applied + 1:
+                    raise ValueError(f"batch {batch.sequence} came after {applied}: {applied + 1} is missing")
+                self._put_definitions(txn, batch)
+                self._put_rows(txn, batch, codec)
+                applied, count = batch.sequence, count + 1
+            txn.put(SEQUENCE, b"%d" % applied, db=self._meta)
         self._env.reader_check()
-        return True
+        return count
 
     def close(self) -> None:
         """Closes the store."""
@@ -89,6 +92,10 @@ class OnlineWriter:
             if view.digest() != batch.view_hash:
                 raise ValueError(f"batch {batch.sequence}: the definition is not the one that its hash names")
             codec = self._codecs[batch.view_hash] = RowCodec(view)
+        if len(batch.rows) != codec.stride * len(batch.keys):
+            raise ValueError(
+                f"batch {batch.sequence}: {len(batch.rows)} bytes for {len(batch.keys)} rows of {codec.stride}"
+            )
         return codec
 
     def _check_history(self, txn: Any, history_id: str) -> None:
@@ -112,13 +119,17 @@ class OnlineWriter:
     def _put_rows(self, txn: Any, batch: Batch, codec: RowCodec) -> None:
         """Puts each row unless the store has a newer one, by event time and then by when it became known."""
         view, stride, raw = view_key(batch.view_hash), codec.stride, memoryview(batch.rows)
-        put, get, rows = txn.put, txn.get, self._rows
+        newest: dict[bytes, memoryview] = {}
         for index, key in enumerate(batch.keys):
             name, row = key.encode() + view, raw[index * stride : (index + 1) * stride]
-            if put(name, row, overwrite=False, db=rows):
-                continue
-            if _age(get(name, db=rows)) <= _age(row):
-                put(name, row, db=rows)
+            if name not in newest or _age(newest[name]) <= _age(row):
+                newest[name] = row
+        names = sorted(newest)  # neighbours share pages: a sorted batch touches each page once
+        cursor = txn.cursor(self._rows)
+        for name, row in cursor.getmulti(names):
+            if _age(row) > _age(newest[name]):
+                del newest[name]
+        cursor.putmulti([(name, newest[name]) for name in names if name in newest])
 
 
 def _age(row: Any) -> tuple[int, int]:
