@@ -1,0 +1,85 @@
+"""The life of a version, as data. Who may make a move, and what follows from it, is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from gateway.contract.errors import Fault, Reason
+
+
+class Stage(StrEnum):
+    """Where a version stands."""
+
+    REGISTERED = "registered"
+    REJECTED = "rejected"
+    APPROVED = "approved"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    CHAMPION = "champion"
+    STANDBY = "standby"
+    ROLLED_BACK = "rolled_back"
+    QUARANTINED = "quarantined"
+    RETIRED = "retired"
+
+
+class Event(StrEnum):
+    """What moves it."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+    PROMOTE = "promote"
+    SUPERSEDE = "supersede"
+    RETIRE = "retire"
+
+
+TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = MappingProxyType(
+    {
+        (Stage.REGISTERED, Event.APPROVE): Stage.APPROVED,
+        (Stage.REGISTERED, Event.REJECT): Stage.REJECTED,
+        (Stage.APPROVED, Event.PROMOTE): Stage.CHAMPION,
+        (Stage.STANDBY, Event.PROMOTE): Stage.CHAMPION,
+        (Stage.CHAMPION, Event.SUPERSEDE): Stage.STANDBY,
+        (Stage.STANDBY, Event.SUPERSEDE): Stage.APPROVED,
+        (Stage.REGISTERED, Event.RETIRE): Stage.RETIRED,
+        (Stage.REJECTED, Event.RETIRE): Stage.RETIRED,
+        (Stage.APPROVED, Event.RETIRE): Stage.RETIRED,
+        (Stage.STANDBY, Event.RETIRE): Stage.RETIRED,
+    }
+)
+
+LIVE: Final = frozenset({Stage.CANARY, Stage.CHAMPION})
+"""The stages in which a version's answers reach callers."""
+
+STATUS: Final[Mapping[Stage, str]] = MappingProxyType(
+    {
+        Stage.REGISTERED: "development",
+        Stage.REJECTED: "development",
+        Stage.ROLLED_BACK: "development",
+        Stage.QUARANTINED: "development",
+        Stage.APPROVED: "staging",
+        Stage.SHADOW: "staging",
+        Stage.CANARY: "production",
+        Stage.CHAMPION: "production",
+        Stage.STANDBY: "production",
+        Stage.RETIRED: "archived",
+    }
+)
+"""The stage in the words of operators."""
+
+
+def advance(stage: Stage, event: Event, subject: str) -> Stage:
+    """The stage that follows, or a fault that names the stage and what it allows."""
+    try:
+        return TRANSITIONS[stage, event]
+    except KeyError:
+        allowed = [allowed for (from_stage, allowed) in TRANSITIONS if from_stage is stage]
+        raise Fault(
+            Reason.TRANSITION_REFUSED,
+            f"{subject} is {stage}, which does not allow to {event} it; "
+            + (f"it allows: {', '.join(allowed)}" if allowed else "nothing follows that stage"),
+            stage=stage,
+            event=event,
+        ) from None
