@@ -95,6 +95,7 @@ class JournalWriter:
         self.problem = ""
         self._segments: list[mmap.mmap] = []
         self._tried_ns = 0
+        self._serial = self._current = self._offset = 0
         self.recover()
 
     def recover(self) -> None:

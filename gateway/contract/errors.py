@@ -42,6 +42,7 @@ class Reason(StrEnum):
     INPUT_NOT_FINITE = "INPUT_NOT_FINITE"
     FEATURE_MISSING = "FEATURE_MISSING"
     FEATURE_STALE = "FEATURE_STALE"
+    FEATURE_DAMAGED = "FEATURE_DAMAGED"
     MODEL_FAILED = "MODEL_FAILED"
     SCORE_NOT_FINITE = "SCORE_NOT_FINITE"
     DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
@@ -64,6 +65,7 @@ class Reason(StrEnum):
     VERSION_UNKNOWN = "VERSION_UNKNOWN"
     VIEW_UNKNOWN = "VIEW_UNKNOWN"
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105 - the name of a reason, not a secret
+    TOKEN_SHOWN = "TOKEN_SHOWN"  # noqa: S105 - likewise
     APPROVAL_OWN = "APPROVAL_OWN"
     APPROVAL_MISSING = "APPROVAL_MISSING"
     TRANSITION_REFUSED = "TRANSITION_REFUSED"
@@ -119,6 +121,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.FEATURE_STALE: Entry(
             Code.FAILED_PRECONDITION,
             "A stored feature is older than its time-to-live and must not be used (`missing: reject`). Materialize newer rows.",
+        ),
+        Reason.FEATURE_DAMAGED: Entry(
+            Code.INTERNAL,
+            "The stored row of this entity fails its checksum, so it is not used. The operator must let the gateway rebuild its online store.",
         ),
         Reason.MODEL_FAILED: Entry(
             Code.INTERNAL,
@@ -186,6 +192,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
             Code.NOT_FOUND, "No feature view of that name or hash is stored. `interlock features apply` stores one."
         ),
         Reason.TOKEN_UNKNOWN: Entry(Code.NOT_FOUND, "No token has that id. `interlock token list` shows them."),
+        Reason.TOKEN_SHOWN: Entry(
+            Code.ALREADY_EXISTS,
+            "The idempotency key made a token before, and a token's secret is shown once. The facts name the token: revoke it if its secret was lost, and create another with a new key.",
+        ),
         Reason.APPROVAL_OWN: Entry(
             Code.PERMISSION_DENIED, "Who submitted a version cannot decide on it. Somebody else must."
         ),

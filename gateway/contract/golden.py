@@ -86,7 +86,8 @@ def check_golden(
         row, column = (int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"golden row {row + 1}: the graph answers {got[row, column]:.9g}, "
-            f"expected {golden.expected[row, column]:.9g} (tolerance {document.tolerance:g}; {int(bad.any(axis=1).sum())} of {golden.n} rows differ)"
+            f"expected {golden.expected[row, column]:.9g} (tolerance {document.tolerance:g}; "
+            f"{int(bad.any(axis=1).sum())} of {golden.n} rows differ)"
         )
     return float(difference.max())
 

@@ -98,10 +98,18 @@ class RowCodec:
 
         Raises ValueError where a row is not one of this layout or was damaged: `checksum` is how storage errors show.
         """
-        for index, value in enumerate(values):
-            if len(value) != self.stride or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
-                raise ValueError(f"row {index} of view {self.view.name} is damaged or of another layout")
+        if damaged := self.damaged(values):
+            raise ValueError(f"row {damaged[0]} of view {self.view.name} is damaged or of another layout")
         return np.frombuffer(bytearray().join(values), self.dtype)
+
+    def damaged(self, values: Sequence[bytes]) -> list[int]:
+        """The rows that are not of this layout or whose checksum is wrong."""
+        stride, crc32, number = self.stride, zlib.crc32, int.from_bytes
+        return [
+            index
+            for index, value in enumerate(values)
+            if len(value) != stride or crc32(value[4:]) != number(value[:4], "little")
+        ]
 
 
 def _sealed(rows: Rows) -> bytes:

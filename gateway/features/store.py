@@ -53,7 +53,6 @@ class OnlineStore:
         self.directory = directory
         self._env: Any = None
         self._txn: Any = None
-        self._sequence = b""
         self._texts: dict[tuple[bytes, str], Array] = {}
 
     def __enter__(self) -> Self:
@@ -70,7 +69,7 @@ class OnlineStore:
 
     def sequence(self) -> int:
         """The last feature batch applied; 0 before the first."""
-        return int(self._sequence_bytes() or b"0")
+        return 0 if self._txn is None else int(self._txn.get(SEQUENCE, b"0", self._meta))
 
     def rows(self, view: bytes, keys: Sequence[bytes], blank: bytes) -> list[bytes]:
         """The row of each entity key, `blank` where there is none."""
@@ -80,16 +79,19 @@ class OnlineStore:
         return [get(key + view, blank, db) for key in keys]
 
     def texts(self, view: bytes, feature: str) -> Array:
-        """The strings of a feature by code, an object array with at least one element."""
-        sequence = self._sequence_bytes()
-        if sequence != self._sequence:
-            self._texts.clear()
-            self._sequence = sequence
+        """The strings of a feature by code, an object array with at least one element.
+
+        Kept from the first reading on: codes are only ever added, so a code beyond its end says `forget_texts`.
+        """
         found = self._texts.get((view, feature))
         if found is None:
             words = self._dictionary(view, feature) or [""]
             found = self._texts[view, feature] = np.array(words, object)
         return found
+
+    def forget_texts(self) -> None:
+        """Has every dictionary read again when it is next wanted."""
+        self._texts.clear()
 
     def entity_rows(self, entity: str, key: str) -> Iterator[FoundRow]:
         """The rows of all views of the entity, for people."""
@@ -120,9 +122,6 @@ class OnlineStore:
             env.close()  # a second open of one store in a process is an error
             return
         self._env = env
-
-    def _sequence_bytes(self) -> bytes:
-        return b"" if self._txn is None else self._txn.get(SEQUENCE, b"", self._meta)
 
     def _dictionary(self, view: bytes, feature: str) -> list[str]:
         if self._txn is None:

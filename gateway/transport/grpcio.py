@@ -17,6 +17,9 @@ from gateway.wire.status import refusal
 
 RETRY_PUSHBACK_MS: Final = "50"
 """When an overloaded worker's caller may come back; half a second of queue drains in less."""
+MAX_BATCH_CALLS: Final = 256
+MAX_BATCH_BYTES: Final = 65_536
+"""With the number of calls, what bounds the time that a batch keeps the loop: some 20 calls of 256 rows."""
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -44,7 +47,7 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
     return arguments
 
 
-class GrpcioTransport(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs leave it untyped
+class GrpcioTransport(grpc.GenericRpcHandler):
     """Serves the methods that `process` answers, and health beside them.
 
     `methods` are full names; whatever else is called is answered METHOD_UNKNOWN.
@@ -57,7 +60,9 @@ class GrpcioTransport(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stub
         self.in_flight = 0
         self.overloaded = 0
         self.health = health.aio.HealthServicer()
-        self._handlers = {name: grpc.unary_unary_rpc_method_handler(self._behaviour(name)) for name in methods}
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            name: grpc.unary_unary_rpc_method_handler(self._behaviour(name)) for name in methods
+        }
         self._overload = refusal(
             Fault(
                 Reason.OVERLOADED,
@@ -70,6 +75,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stub
     async def start(self) -> None:
         """Binds the port and begins to serve."""
         self._loop = asyncio.get_running_loop()
+        await self.report(serving=False)
         self._server = grpc.aio.server(options=channel_arguments(self.config))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self._server.add_generic_rpc_handlers((self,))
@@ -122,11 +128,24 @@ class GrpcioTransport(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stub
         return future
 
     def _flush(self) -> None:
-        batch, self.pending = self.pending, []
+        batch = self._next_batch()
+        if self.pending:  # let the loop see to the network before the rest
+            self._loop.call_soon(self._flush)
         replies = self.process([call for call, _ in batch])
         for (_, future), reply in zip(batch, replies, strict=True):
             if not future.done():  # the caller may have gone away meanwhile
                 future.set_result(reply)
+
+    def _next_batch(self) -> list[tuple[Call, asyncio.Future[Reply]]]:
+        """The oldest pending calls: as many as arrived, within the limits of a batch."""
+        size = 0
+        for taken, (call, _) in enumerate(self.pending):
+            size += len(call.request)
+            if taken == MAX_BATCH_CALLS or (taken and size > MAX_BATCH_BYTES):
+                batch, self.pending = self.pending[:taken], self.pending[taken:]
+                return batch
+        batch, self.pending = self.pending, []
+        return batch
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], reply: Reply) -> None:

@@ -28,6 +28,8 @@ class Method(NamedTuple):
 
     decode: Callable[[Call], Request]
     encode: Callable[[Slice], bytes]
+    single: bool
+    """Whether a call is for one row, whose error is the call's."""
 
 
 def decode_score(call: Call) -> Request:
@@ -56,10 +58,8 @@ def decode_batch(call: Call) -> Request:
 
 
 def encode_score(part: Slice) -> bytes:
-    """Writes a ScoreResponse; raises the Fault that the row ended in."""
+    """Writes a ScoreResponse for a row that has a score."""
     answers, row = part.answers, part.start
-    if row in answers.errors:
-        raise answers.errors[row]
     response = pb.ScoreResponse(
         model=answers.model,
         version=answers.version,
@@ -110,8 +110,8 @@ def encode_batch(part: Slice) -> bytes:
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
-        "/gateway.v1.ScoringService/Score": Method(decode_score, encode_score),
-        "/gateway.v1.ScoringService/ScoreBatch": Method(decode_batch, encode_batch),
+        "/gateway.v1.ScoringService/Score": Method(decode_score, encode_score, single=True),
+        "/gateway.v1.ScoringService/ScoreBatch": Method(decode_batch, encode_batch, single=False),
     }
 )
 

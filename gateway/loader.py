@@ -1,0 +1,157 @@
+"""The loader: follows the route table on disk, loads what it names, and swaps the pipeline's snapshot.
+
+A model's new version is loaded, checked and warmed before the old one leaves, and becomes routable by itself: a slow
+or broken one keeps no other model from its new version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gateway.contract.errors import Fault
+from gateway.features.store import OnlineStore
+from gateway.pipeline import Pipeline, Snapshot
+from gateway.run import Route
+from gateway.servable import Servable, load
+from gateway.telemetry import log
+from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
+
+POLL_S: Final = 0.02
+"""How soon a new route table is seen; a look at the file costs 2 µs."""
+RETRY_NS: Final = 10_000_000_000
+"""How long a version that failed to load is left alone, doubled at each failure."""
+MAX_RETRY_NS: Final = 320_000_000_000
+
+
+class Failure(NamedTuple):
+    """A version that could not be loaded."""
+
+    problem: str
+    times: int
+    retry_ns: int
+    """When to try again, on the monotonic clock."""
+
+
+class Loader:
+    """Keeps one pipeline's snapshot in step with the route table. Runs on the pipeline's event loop."""
+
+    def __init__(self, routes_path: Path, artifacts: Path, pipeline: Pipeline) -> None:
+        self.routes_path = routes_path
+        self.artifacts = artifacts
+        self.pipeline = pipeline
+        self.table: RouteTable | None = None
+        self.ready = False
+        """Whether every model of the first table is routable, or cannot be loaded."""
+        self._seen: tuple[int, int] = (0, 0)
+        self._table_problem = ""
+        self._loaded: dict[str, Servable] = {}
+        self._failures: dict[str, Failure] = {}
+
+    async def follow(self) -> None:
+        """Works until it is cancelled."""
+        while True:
+            self.read_table()
+            if self.table is not None and (served := self._next_to_load(self.table)) is not None:
+                await self._load(served)
+            self.publish()
+            await asyncio.sleep(POLL_S)
+
+    def problems(self) -> list[str]:
+        """What keeps this worker from the newest table, in words."""
+        found = [self._table_problem] if self._table_problem else []
+        found += [failure.problem for failure in self._failures.values()]
+        table, routes = self.table, self.pipeline.snapshot.routes
+        for served in table.champions.values() if table else ():
+            name = f"{served.model}/{served.version}"
+            if served.digest in self._loaded and (
+                served.model not in routes or routes[served.model].servable.served.digest != served.digest
+            ):
+                found.append(f"{name} waits until feature batch {served.feature_sequence} is applied")
+        return found
+
+    def read_table(self) -> None:
+        """Reads the route table if it was replaced; one that cannot be read leaves the former in force."""
+        try:
+            stat = self.routes_path.stat()
+        except FileNotFoundError:
+            return
+        if (stat.st_ino, stat.st_mtime_ns) == self._seen:
+            return
+        self._seen = (stat.st_ino, stat.st_mtime_ns)
+        try:
+            table = parse_routes(self.routes_path.read_bytes())
+        except (OSError, ValueError) as error:
+            self._table_problem = str(error) if isinstance(error, ValueError) else "the route table cannot be read"
+            log(logging.ERROR, "route_table_unreadable", problem=self._table_problem)
+            return
+        self.table, self._table_problem = table, ""
+        wanted = {served.digest for served in table.champions.values()}
+        self._failures = {digest: failure for digest, failure in self._failures.items() if digest in wanted}
+        log(logging.INFO, "route_table", revision=table.revision, models=len(table.champions))
+
+    def publish(self) -> None:
+        """Stores a new snapshot where the table, what is loaded or what is materialized calls for one."""
+        if self.table is None:
+            return
+        snapshot = derive_snapshot(self.table, self._loaded, self.pipeline.snapshot, self._applied(self.pipeline.store))
+        if snapshot != self.pipeline.snapshot:
+            self.pipeline.snapshot = snapshot
+            wanted = {served.digest for served in self.table.champions.values()}
+            wanted |= {route.servable.served.digest for route in snapshot.routes.values()}
+            self._loaded = {digest: servable for digest, servable in self._loaded.items() if digest in wanted}
+        failed = {served.model for served in self.table.champions.values() if served.digest in self._failures}
+        self.ready = self.ready or snapshot.loading <= failed
+
+    def _applied(self, store: OnlineStore) -> int:
+        with store as snapshot:
+            return snapshot.sequence()
+
+    def _next_to_load(self, table: RouteTable) -> ServedVersion | None:
+        now_ns = time.monotonic_ns()
+        for served in table.champions.values():
+            failure = self._failures.get(served.digest)
+            if served.digest not in self._loaded and (failure is None or failure.retry_ns <= now_ns):
+                return served
+        return None
+
+    async def _load(self, served: ServedVersion) -> None:
+        name = f"{served.model}/{served.version}"
+        started_ns = time.monotonic_ns()
+        try:
+            servable = await asyncio.to_thread(load, served, self.artifacts)
+        except Fault as fault:
+            times = self._failures[served.digest].times + 1 if served.digest in self._failures else 1
+            pause_ns = min(RETRY_NS << (times - 1), MAX_RETRY_NS)
+            self._failures[served.digest] = Failure(fault.message, times, time.monotonic_ns() + pause_ns)
+            log(logging.ERROR, "load_failed", version=name, problem=fault.message, cause=repr(fault.__cause__))
+            return
+        self._failures.pop(served.digest, None)
+        self._loaded[served.digest] = servable
+        log(logging.INFO, "loaded", version=name, milliseconds=(time.monotonic_ns() - started_ns) // 1_000_000)
+
+
+def derive_snapshot(
+    table: RouteTable, loaded: Mapping[str, Servable], current: Snapshot, feature_sequence: int
+) -> Snapshot:
+    """What to serve by a table: its versions where they are loaded and their features are there, else as before.
+
+    A model that does not follow the table yet keeps the revision by which its version did answer.
+    """
+    routes: dict[str, Route] = {}
+    behind = False
+    for model, served in table.champions.items():
+        servable = loaded.get(served.digest)
+        if servable is not None and served.feature_sequence <= feature_sequence:
+            routes[model] = Route(servable, table.revision)
+        elif model in current.routes:
+            routes[model] = current.routes[model]
+            behind = True
+        else:
+            behind = True
+    loading = frozenset(table.champions) - frozenset(routes)
+    return Snapshot(current.revision if behind else table.revision, routes, loading, known=True)

@@ -1,0 +1,209 @@
+"""The request path: one straight line from the bytes of a batch of calls to the bytes of their replies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gateway.conform import MAX_ROWS, count_rows, request_columns
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.tensors import Array, Results
+from gateway.features.store import OnlineStore
+from gateway.journal import JournalWriter
+from gateway.record import answer, block, refusals
+from gateway.request import Arm, Request, Slice
+from gateway.run import Found, Part, Route, Run, gather, infer
+from gateway.transport import Call, Reply
+from gateway.wire.scoring import METHODS
+from gateway.wire.status import internal, refusal
+
+
+class Snapshot(NamedTuple):
+    """What a worker serves: swapped whole, never edited."""
+
+    revision: int
+    """The newest revision that is in force for every model; 0 before the first route table."""
+    routes: Mapping[str, Route]
+    """Who answers, by model."""
+    loading: frozenset[str]
+    """Models that the route table names and that nobody answers for yet."""
+    known: bool
+    """Whether there was a route table at all."""
+
+
+class Gathered(NamedTuple):
+    """A run with its inputs."""
+
+    run: Run
+    inputs: dict[str, Array]
+    found: Found
+
+
+NOTHING: Final = Snapshot(0, {}, frozenset(), known=False)
+EXPIRED: Final = Fault(Reason.DEADLINE_EXPIRED, "the deadline passed before the call's turn came; nothing was scored")
+
+
+class Pipeline:
+    """Answers batches of calls. Used by one thread; whoever loads versions stores a new `snapshot`."""
+
+    def __init__(self, store: OnlineStore, journal: JournalWriter, max_message_bytes: int) -> None:
+        self.snapshot = NOTHING
+        self.store = store
+        self.journal = journal
+        self.max_message_bytes = max_message_bytes
+        self.runs: Sequence[Run] = ()
+        """The runs of the batch under way: the rows that are assigned and not yet answered."""
+        self._tail_ns = (0, 0)
+        """How long the previous batch took to record and to reply: a block is written before its own are known."""
+
+    def process(self, calls: Sequence[Call]) -> list[Reply]:
+        """Answers each call, in their order. Never raises."""
+        try:
+            return self._process(calls)
+        except Exception as error:  # a fault of ours; the worker and the next batch must live on
+            return [refusal(internal(error))] * len(calls)
+        finally:
+            self.runs = ()
+
+    def in_flight(self) -> dict[tuple[str, int], int]:
+        """Rows assigned and not yet answered, by model and version. May be called from another thread."""
+        counts: dict[tuple[str, int], int] = {}
+        for run in self.runs:
+            served = run.route.servable.served
+            counts[served.model, served.version] = counts.get((served.model, served.version), 0) + run.n
+        return counts
+
+    def _process(self, calls: Sequence[Call]) -> list[Reply]:
+        refused: dict[int, Fault] = {}
+        laps = [time.perf_counter_ns()]
+        requests = self._decode(calls, refused)
+        laps.append(time.perf_counter_ns())
+        self.runs = runs = _route(self.snapshot, requests, refused)
+        laps.append(time.perf_counter_ns())
+        gathered = self._gather(runs)
+        laps.append(time.perf_counter_ns())
+        results = [self._infer(item, refused) for item in gathered]
+        laps.append(time.perf_counter_ns())
+        slices = self._record(gathered, results, refused, laps)
+        laps.append(time.perf_counter_ns())
+        replies = [
+            refusal(refused[index]) if index in refused else _encode(call, slices[index])
+            for index, call in enumerate(calls)
+        ]
+        self._tail_ns = (laps[-1] - laps[-2], time.perf_counter_ns() - laps[-1])
+        return replies
+
+    def _decode(self, calls: Sequence[Call], refused: dict[int, Fault]) -> list[Request | None]:
+        """Parses every call; one that cannot be parsed, or that came too late, is refused."""
+        now_ns, limit = time.monotonic_ns(), self.max_message_bytes
+        requests: list[Request | None] = [None] * len(calls)
+        for index, call in enumerate(calls):
+            if call.deadline_ns <= now_ns:
+                refused[index] = EXPIRED
+            elif len(call.request) > limit:
+                refused[index] = _too_large(len(call.request), limit)
+            else:
+                try:
+                    requests[index] = METHODS[call.method].decode(call)
+                except Fault as fault:
+                    refused[index] = fault
+        return requests
+
+    def _gather(self, runs: Sequence[Run]) -> list[Gathered]:
+        """Reads the features of all runs in one snapshot of the online store."""
+        now_ns = time.time_ns()
+        with self.store as store:
+            return [Gathered(run, *gather(run, store, now_ns)) for run in runs]
+
+    def _infer(self, item: Gathered, refused: dict[int, Fault]) -> Results:
+        """Runs the model, unless everybody who asked has stopped waiting by now."""
+        now_ns, run = time.monotonic_ns(), item.run
+        late = [part for part in run.parts if part.request.deadline_ns <= now_ns]
+        for part in late:
+            refused[part.call] = EXPIRED
+            run.errors.update(dict.fromkeys(range(part.start, part.stop), EXPIRED))
+        if len(late) == len(run.parts):
+            return Results(np.full(run.n, np.nan), None, None)
+        return infer(run, item.inputs)
+
+    def _record(
+        self, gathered: Sequence[Gathered], results: Sequence[Results], refused: Mapping[int, Fault], laps: list[int]
+    ) -> dict[int, Slice]:
+        """Appends a block for each run and one for the calls that came to none; returns each call's answers."""
+        now_ns, journal = time.time_ns(), self.journal
+        stages_ns = (*(after - before for before, after in pairwise(laps)), *self._tail_ns)
+        slices: dict[int, Slice] = {}
+        for (run, _, found), result in zip(gathered, results, strict=True):
+            answers = answer(run, result, found, now_ns, journal)
+            journal.append(block(run, answers, found, now_ns, stages_ns))
+            slices |= {part.call: Slice(answers, part.start, part.stop) for part in run.parts}
+        if faults := [fault for call, fault in refused.items() if call not in slices]:
+            journal.append(refusals(faults, self.snapshot.revision, now_ns, stages_ns))
+        return slices
+
+
+def _route(snapshot: Snapshot, requests: Sequence[Request | None], refused: dict[int, Fault]) -> list[Run]:
+    """Assigns every row, and puts the rows of one servable and arm side by side, at most 256 to a run."""
+    runs: list[Run] = []
+    filling: dict[tuple[str, Arm], Run] = {}
+    for index, request in enumerate(requests):
+        if request is None:
+            continue
+        try:
+            route, arm = _assign(snapshot, request)
+            document = route.servable.document
+            n = count_rows(document, request)
+            columns = request_columns(document, request, n)
+        except Fault as fault:
+            refused[index] = fault
+            continue
+        run = filling.get((request.model, arm))
+        if run is None or run.n + n > MAX_ROWS:
+            run = filling[request.model, arm] = Run(route, arm)
+            runs.append(run)
+        run.parts.append(Part(index, request, columns, run.n, run.n + n))
+        run.n += n
+    return runs
+
+
+def _assign(snapshot: Snapshot, request: Request) -> tuple[Route, Arm]:
+    """Who answers the request, and as which arm; raises Fault where nobody does."""
+    route = snapshot.routes.get(request.model)
+    if route is None:
+        raise _nobody(snapshot, request.model)
+    if not request.version:
+        return route, Arm.CHAMPION
+    served = route.servable.served.version
+    if request.version != served:
+        raise Fault(
+            Reason.VERSION_NOT_SERVED,
+            f"version {request.version} of model {request.model} is not served here, version {served} is; "
+            "leave the version at 0 to get whichever the route names",
+        )
+    return route, Arm.PINNED
+
+
+def _nobody(snapshot: Snapshot, model: str) -> Fault:
+    if not snapshot.known or model in snapshot.loading:
+        return Fault(Reason.NOT_READY, "the gateway has not loaded this model yet; repeat the call")
+    if not model:
+        return Fault(Reason.MODEL_UNKNOWN, "the call names no model; set `model`")
+    return Fault(Reason.MODEL_UNKNOWN, f"no model {model[:100]!r} is served here; `interlock status` says which are")
+
+
+def _too_large(size: int, limit: int) -> Fault:
+    return Fault(
+        Reason.MESSAGE_TOO_LARGE,
+        f"the message has {size} bytes; this gateway takes {limit} (gateway.max_message_bytes); split the batch",
+    )
+
+
+def _encode(call: Call, part: Slice) -> Reply:
+    method = METHODS[call.method]
+    if method.single and part.start in part.answers.errors:
+        return refusal(part.answers.errors[part.start])
+    return Reply(method.encode(part))

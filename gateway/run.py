@@ -1,0 +1,203 @@
+"""Runs: rows of one or several calls that one version answers together, as they move along the request path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.conform import encode_keys, refuse_not_finite
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.missing import Settled
+from gateway.contract.row import BLANK, Rows
+from gateway.contract.tensors import Array, Results, assemble, interpret
+from gateway.features.store import OnlineStore
+from gateway.request import Arm, Request
+from gateway.servable import Servable, StoredView
+
+NEVER_NS: Final = np.iinfo(np.int64).max
+"""Stands for the event time of a row that is not there."""
+DAMAGED: Final = Fault(
+    Reason.FEATURE_DAMAGED, "the stored feature row of this entity is damaged and was not used; tell the operator"
+)
+FAILED: Final = Fault(Reason.MODEL_FAILED, "the model failed on this row; the other rows of the call are not affected")
+NOT_FINITE: Final = Fault(Reason.SCORE_NOT_FINITE, "the model answered NaN or infinity for this row")
+
+
+class Route(NamedTuple):
+    """Who answers for a model, and since which table."""
+
+    servable: Servable
+    revision: int
+
+
+class Part(NamedTuple):
+    """One call's rows in a run."""
+
+    call: int
+    """The call's place in its batch."""
+    request: Request
+    columns: dict[str, Array]
+    """Its request-time inputs, by name."""
+    start: int
+    stop: int
+
+
+class Found(NamedTuple):
+    """What the online store and the request held for the rows of a run."""
+
+    keys: dict[str, list[bytes]]
+    """By entity, one per row."""
+    sequence: int
+    """The last feature batch that the snapshot had applied."""
+    payload: list[bytes]
+    """Per view: the rows as stored, one after the other; then the values of each request-time input."""
+    oldest_ns: npt.NDArray[np.int64] | None
+    """Shape (n,): event time of the oldest row used, NEVER_NS for none; None without stored features."""
+    unknown: npt.NDArray[np.bool_] | None
+    """Shape (n,): whether one of the entities has no row in any of its views; None where all have one."""
+    settled: list[Settled]
+    """What became of missing and stale values, for the views that had any."""
+
+
+@dataclass(slots=True)
+class Run:
+    """At most 256 rows for one servable, under one arm."""
+
+    route: Route
+    arm: Arm
+    parts: list[Part] = field(default_factory=list)
+    n: int = 0
+    errors: dict[int, Fault] = field(default_factory=dict)
+    """By row: why it has no score."""
+
+    def keys(self) -> dict[str, list[bytes]]:
+        """The entity keys of all rows; keys that cannot be one get an error."""
+        found: dict[str, list[bytes]] = {entity: [] for entity in self.route.servable.document.entities}
+        for part in self.parts:
+            for entity, column in found.items():
+                column.extend(encode_keys(part.request.entities[entity], part.start, self.errors))
+        return found
+
+    def requested(self) -> dict[str, Array]:
+        """The request-time columns of all rows."""
+        if len(self.parts) == 1:
+            return self.parts[0].columns
+        return {name: np.concatenate([part.columns[name] for part in self.parts]) for name in self.parts[0].columns}
+
+
+def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array], Found]:
+    """Reads the run's stored features from the store's snapshot and fills the graph's inputs with them.
+
+    `now_ns` is UTC: what staleness is measured by.
+    """
+    views, keys, requested = run.route.servable.views, run.keys(), run.requested()
+    refuse_not_finite(run.route.servable.document, requested, run.errors)
+    rows: dict[str, Rows] = {}
+    payload: list[bytes] = []
+    settled: list[Settled] = []
+    for view in views:
+        raw = store.rows(view.key, keys[view.entity], view.codec.blank)
+        payload.append(b"".join(raw))
+        rows[view.name] = decoded = _decode(view, raw, run.errors)
+        if (found := view.policy.settle(decoded, now_ns)) is not None:
+            settled.append(found)
+            _reject(view, found, run.errors)
+    oldest_ns, unknown = _presence(views, rows)
+    try:
+        inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
+    except IndexError:  # a dictionary has grown since it was read; codes are only ever added
+        store.forget_texts()
+        inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
+    payload += [_column_bytes(column) for column in requested.values()]
+    return inputs, Found(keys, store.sequence(), payload, oldest_ns, unknown, settled)
+
+
+def infer(run: Run, inputs: dict[str, Array]) -> Results:
+    """Runs the model; where that fails, row by row, so that one poisoned row fails alone."""
+    servable = run.route.servable
+    try:
+        output = servable.run(inputs)
+        results = interpret(servable.document, output, run.n)
+    except Exception as error:  # whatever the runtime raises: its exceptions have no common class
+        servable.last_error = f"{type(error).__name__}: {error}"
+        return _row_by_row(run, inputs) if run.n > 1 else _joined(run, {})
+    finite = np.isfinite(output)
+    if not finite.all():
+        for row in np.flatnonzero(~finite.reshape(run.n, -1).all(axis=1)).tolist():
+            run.errors.setdefault(row, NOT_FINITE)
+    return results
+
+
+def _row_by_row(run: Run, inputs: dict[str, Array]) -> Results:
+    servable = run.route.servable
+    results: dict[int, Results] = {}
+    for row in range(run.n):
+        try:
+            output = servable.run({name: values[row : row + 1] for name, values in inputs.items()})
+            results[row] = interpret(servable.document, output, 1)
+            if not np.isfinite(output).all():
+                run.errors.setdefault(row, NOT_FINITE)
+        except Exception as error:  # as above
+            servable.last_error = f"{type(error).__name__}: {error}"
+    return _joined(run, results)
+
+
+def _joined(run: Run, results: dict[int, Results]) -> Results:
+    """The results of single rows as those of the run; rows without any are errors, with NaN, "" and no ranking."""
+    failed = Results(np.full(1, np.nan), [""], [[]])
+    single = [results.get(row, failed) for row in range(run.n)]
+    for row in range(run.n):
+        if row not in results:
+            run.errors.setdefault(row, FAILED)
+    first = next(iter(results.values()), failed)
+    return Results(
+        np.concatenate([result.scores for result in single]),
+        None if first.decisions is None else [decision for result in single for decision in result.decisions or ()],
+        None if first.rankings is None else [ranking for result in single for ranking in result.rankings or ()],
+    )
+
+
+def _decode(view: StoredView, raw: list[bytes], errors: dict[int, Fault]) -> Rows:
+    try:
+        return view.codec.decode(raw)
+    except ValueError:
+        damaged = view.codec.damaged(raw)
+        errors.update((row, DAMAGED) for row in damaged)
+        return view.codec.decode([view.codec.blank if row in damaged else value for row, value in enumerate(raw)])
+
+
+def _reject(view: StoredView, settled: Settled, errors: dict[int, Fault]) -> None:
+    for row, (reason, feature) in settled.rejected.items():
+        how = "is missing" if reason is Reason.FEATURE_MISSING else "is older than its time-to-live"
+        message = f"feature {view.name}.{feature} {how} for this entity, and its policy is `missing: reject`"
+        errors.setdefault(row, Fault(reason, message, view=view.name, feature=feature))
+
+
+def _presence(
+    views: Sequence[StoredView], rows: dict[str, Rows]
+) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None]:
+    """The event time of the oldest row used, and which rows have an entity without any stored row."""
+    oldest_ns: npt.NDArray[np.int64] | None = None
+    absent: dict[str, npt.NDArray[np.bool_]] = {}
+    for view in views:
+        event_ns, blank = rows[view.name]["event_ns"], rows[view.name]["format"] == BLANK
+        absent[view.entity] = blank if view.entity not in absent else absent[view.entity] & blank
+        if blank.any():
+            event_ns = np.where(blank, NEVER_NS, event_ns)
+        oldest_ns = event_ns if oldest_ns is None else np.minimum(oldest_ns, event_ns)
+    unknown = np.logical_or.reduce(list(absent.values())) if absent else None
+    return oldest_ns, unknown if unknown is not None and unknown.any() else None
+
+
+def _texts(views: Sequence[StoredView], store: OnlineStore) -> dict[tuple[str, str], Array]:
+    return {(view.name, feature): store.texts(view.key, feature) for view in views for feature in view.texts}
+
+
+def _column_bytes(column: Array) -> bytes:
+    """A request-time column as the journal keeps it: strings as JSON, numbers as they lie in memory."""
+    return json.dumps(column.tolist()).encode() if column.dtype == np.object_ else column.tobytes()

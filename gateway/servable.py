@@ -1,0 +1,117 @@
+"""Servables: versions loaded in this worker. The only module of the gateway that knows onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import onnxruntime
+
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.golden import check_golden, golden_inputs, read_golden
+from gateway.contract.missing import MissingPolicy
+from gateway.contract.row import RowCodec
+from gateway.contract.tensors import Array, Feed, GraphTensor, plan_inputs
+from gateway.features.store import view_key
+from gateway.wire.routes import ServedVersion
+
+WARM_RUNS: Final = 3
+
+
+class StoredView(NamedTuple):
+    """How a servable reads one of its views."""
+
+    name: str
+    key: bytes
+    """What marks the view's rows in the online store."""
+    entity: str
+    """The entity whose key finds a row."""
+    codec: RowCodec
+    policy: MissingPolicy
+    texts: tuple[str, ...]
+    """The string features that the model takes."""
+
+
+class Servable:
+    """A version that can answer. Used by one thread at a time."""
+
+    def __init__(self, served: ServedVersion, session: Any, feeds: tuple[Feed, ...]) -> None:
+        self.served = served
+        self.document = served.document
+        self.feeds = feeds
+        self.views = tuple(_stored_view(served, name) for name in served.views)
+        self.assign_by = self.document.assign_by or next(iter(self.document.entities), None)
+        self.requested = self.document.requested
+        self.labels = _decision_labels(served)
+        self.last_error = ""
+        """What the runtime said when a row last failed; for operators, never for callers."""
+        self._run = session.run
+        self._outputs = [self.document.output.score]
+
+    def run(self, inputs: dict[str, Array]) -> Array:
+        """The score output for the graph's inputs; raises whatever the runtime raises."""
+        return self._run(self._outputs, inputs)[0]  # type: ignore[no-any-return]
+
+
+def load(served: ServedVersion, artifacts: Path) -> Servable:
+    """Loads a version from the artifact directory, checks it on its golden rows and warms it.
+
+    Raises Fault(ADMISSION_REFUSED) where the bytes are not those that the table names, or do not do what it says.
+    """
+    name = f"{served.model}/{served.version}"
+    model = _verified(artifacts, served.model_sha256, name)
+    golden_text = _verified(artifacts, served.golden_sha256, name).decode()
+    try:
+        session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
+        feeds = plan_inputs(served.document, served.views, graph_inputs(session))
+        servable = Servable(served, session, feeds)
+        golden = read_golden(golden_text, served.document, served.views)
+        check_golden(served.document, feeds, golden, servable.run)
+        one_row = {feed: values[:1] for feed, values in golden_inputs(feeds, golden).items()}
+        for _ in range(WARM_RUNS):
+            servable.run(one_row)
+    except ValueError as error:
+        raise Fault(Reason.ADMISSION_REFUSED, f"{name}: {error}") from error
+    except Exception as error:  # the runtime's exceptions have no common class
+        raise Fault(Reason.ADMISSION_REFUSED, f"{name} cannot be loaded and run ({type(error).__name__})") from error
+    return servable
+
+
+def graph_inputs(session: Any) -> tuple[GraphTensor, ...]:
+    """The graph's inputs, as the runtime sees them."""
+    return tuple(GraphTensor(item.name, item.type, tuple(item.shape)) for item in session.get_inputs())
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    # One worker per core: more threads inside a run would only contend, and spinning would burn the core between runs.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _verified(artifacts: Path, sha256: str, name: str) -> bytes:
+    try:
+        raw = (artifacts / sha256).read_bytes()
+    except OSError:
+        raise Fault(Reason.ARTIFACT_UNKNOWN, f"{name}: artifact {sha256} is not on this host") from None
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise Fault(Reason.DIGEST_MISMATCH, f"{name}: artifact {sha256} was changed on this host")
+    return raw
+
+
+def _stored_view(served: ServedVersion, name: str) -> StoredView:
+    view = served.views[name]
+    codec = RowCodec(view)
+    used = [item.feature for item in served.document.stored if item.view == name]
+    texts = tuple(feature for feature in used if codec.places[feature].block == "code")
+    return StoredView(name, view_key(view.digest()), view.entity, codec, MissingPolicy(codec, used), texts)
+
+
+def _decision_labels(served: ServedVersion) -> dict[str, int]:
+    """The index by which the journal keeps each decision."""
+    decision = served.document.decision
+    labels = (decision.hit, decision.otherwise) if decision.kind == "threshold" else served.document.output.labels
+    return {label: index for index, label in enumerate(dict.fromkeys(labels))}

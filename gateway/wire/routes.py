@@ -1,0 +1,75 @@
+"""The route table as the control plane sends it and as it lies on disk, read into plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+from pydantic import ValidationError
+
+from control.v1 import data_plane_pb2 as pb
+from gateway.contract.document import ModelDocument, document_from_json
+from gateway.contract.schema import FeatureView, explain, view_from_json
+
+FORMAT: Final = 1
+
+
+class ServedVersion(NamedTuple):
+    """A version, as a worker needs it to load and serve it."""
+
+    model: str
+    version: int
+    digest: str
+    """SHA-256 of its manifest: its identity."""
+    model_sha256: str
+    golden_sha256: str
+    document: ModelDocument
+    views: Mapping[str, FeatureView]
+    """The pinned views, by name."""
+    feature_sequence: int
+    """The online store must have applied this feature batch before the version is routable."""
+
+
+class RouteTable(NamedTuple):
+    """Who answers for each model."""
+
+    history_id: str
+    revision: int
+    champions: Mapping[str, ServedVersion]
+
+
+def parse_routes(raw: bytes) -> RouteTable:
+    """Reads a serialized table; raises ValueError saying what is wrong with it."""
+    try:
+        message = pb.RouteTable.FromString(raw)
+    except DecodeError:
+        raise ValueError("the bytes are no route table") from None
+    if message.format != FORMAT:
+        raise ValueError(f"the route table has format {message.format}; this gateway reads {FORMAT}")
+    try:
+        views = {view.hash: view_from_json(view.definition_json) for view in message.views}
+        champions = {route.model: _served(route.model, route.champion, views) for route in message.models}
+    except ValidationError as error:
+        raise ValueError(
+            f"the route table holds a definition that this gateway cannot read: {explain(error)}"
+        ) from None
+    if wrong := [name for name, view in views.items() if view.digest() != name]:
+        raise ValueError(f"view {wrong[0]} is not the definition that its hash names")
+    return RouteTable(message.history_id, message.revision, champions)
+
+
+def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureView]) -> ServedVersion:
+    document = document_from_json(served.document_json)
+    if absent := [pinned for pinned in document.views.values() if pinned not in views]:
+        raise ValueError(f"the route table lacks view {absent[0]} that {model}/{served.version} pins")
+    return ServedVersion(
+        model=model,
+        version=served.version,
+        digest=served.digest,
+        model_sha256=served.model_sha256,
+        golden_sha256=served.golden_sha256,
+        document=document,
+        views={name: views[pinned] for name, pinned in document.views.items()},
+        feature_sequence=served.feature_sequence,
+    )

@@ -1,0 +1,119 @@
+"""A worker: transport, pipeline and servables in one process, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any, Final
+
+import uvloop
+
+from gateway.board import Board
+from gateway.config import Config
+from gateway.features.store import OnlineStore
+from gateway.journal import JournalWriter
+from gateway.loader import Loader
+from gateway.pipeline import Pipeline
+from gateway.telemetry import log
+from gateway.transport.grpcio import GrpcioTransport
+from gateway.wire.scoring import METHODS
+
+BEAT_S: Final = 0.05
+
+
+def run(config: Config, index: int) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what is in flight."""
+    uvloop.run(_serve(config, index))
+
+
+async def _serve(config: Config, index: int) -> None:
+    journal = JournalWriter(
+        config.journal_path / f"worker-{index}", max(config.journal_bytes // config.worker_count, 1 << 17)
+    )
+    pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes)
+    loader = Loader(config.routes_path, config.artifacts_path, pipeline)
+    transport = GrpcioTransport(config, tuple(METHODS), pipeline.process)
+    pulse = Pulse(config, index, pipeline, loader, transport)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    await transport.start()
+    following = asyncio.create_task(loader.follow())
+    beating = asyncio.create_task(pulse.beat())
+    writing = threading.Thread(target=pulse.write, daemon=True)
+    writing.start()
+    ended, _ = await asyncio.wait(
+        (following, beating, asyncio.create_task(stop.wait())), return_when=asyncio.FIRST_COMPLETED
+    )
+    log(logging.INFO, "draining", in_flight=transport.in_flight)
+    pulse.draining = True
+    await transport.drain()
+    following.cancel()
+    beating.cancel()
+    for task in ended:
+        task.result()  # a loader that ended by an error ends the worker by it
+
+
+class Pulse:
+    """What a worker says of itself on its board.
+
+    Written by a thread of its own, so that the board shows a run under way, and the age of the loop's last beat when
+    the loop hangs.
+    """
+
+    def __init__(
+        self, config: Config, index: int, pipeline: Pipeline, loader: Loader, transport: GrpcioTransport
+    ) -> None:
+        self.board = Board(config.run_path / f"worker-{index}.board")
+        self.pipeline = pipeline
+        self.loader = loader
+        self.transport = transport
+        self.draining = False
+        self.beat_ns = time.monotonic_ns()
+
+    async def beat(self) -> None:
+        """Marks that the loop is alive, lets the journal recover, and tells the health service when ready."""
+        serving = False
+        while True:
+            self.beat_ns = time.monotonic_ns()
+            self.pipeline.journal.recover()
+            if self.loader.ready is not serving:
+                serving = self.loader.ready
+                await self.transport.report(serving)
+            await asyncio.sleep(BEAT_S)
+
+    def write(self) -> None:
+        """Writes the board for as long as the process lives."""
+        while True:
+            self.board.write(self.facts())
+            time.sleep(BEAT_S)
+
+    def facts(self) -> dict[str, Any]:
+        """What the board says."""
+        snapshot, in_flight, journal = self.pipeline.snapshot, self.pipeline.in_flight(), self.pipeline.journal
+        return {
+            "pid": os.getpid(),
+            "revision": snapshot.revision,
+            "ready": self.loader.ready and not self.draining,
+            "in_flight": self.transport.in_flight,
+            "overloaded": self.transport.overloaded,
+            "versions": [
+                {
+                    "model": model,
+                    "version": route.servable.served.version,
+                    "digest": route.servable.served.digest,
+                    "revision": route.revision,
+                    "in_flight": in_flight.get((model, route.servable.served.version), 0),
+                    "last_error": route.servable.last_error,
+                }
+                for model, route in snapshot.routes.items()
+            ],
+            "problems": [*self.loader.problems(), *([journal.problem] if journal.problem else [])],
+            "heartbeat_ns": self.beat_ns,
+            "unjournalled": journal.unjournalled,
+        }
