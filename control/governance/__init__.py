@@ -1,1 +1,1 @@
-"""TODO"""
+"""Who may do what, who said yes, and what happened."""

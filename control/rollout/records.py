@@ -1,0 +1,115 @@
+"""Versions as the store keeps them: read for routes and status, and moved from stage to stage."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from control.rollout.lifecycle import Stage
+from control.rollout.version import PinnedViewRecord, VersionRecord
+from control.store.tables import approvals, audit, feature_batches, feature_views, models, versions
+from gateway.contract.errors import Fault, Reason
+
+
+class StageChange(NamedTuple):
+    """Who set a version's stage, and when."""
+
+    actor: str
+    time_ns: int
+
+
+_COLUMNS = [versions.c[name] for name in VersionRecord._fields]
+
+
+def find_version(connection: Connection, model: str, version: int) -> VersionRecord:
+    """One version; raises a fault where it is not registered."""
+    row = connection.execute(
+        select(*_COLUMNS).where(versions.c.model == model, versions.c.version == version)
+    ).one_or_none()
+    if row is None:
+        raise Fault(
+            Reason.VERSION_UNKNOWN,
+            f"no version {model}/{version} is registered; `interlock model list` says which are",
+        )
+    return _version(row)
+
+
+def versions_in(connection: Connection, stages: frozenset[Stage], model: str = "") -> list[VersionRecord]:
+    """The versions in these stages, of one model or of all, by model and newest first."""
+    query = select(*_COLUMNS).where(versions.c.stage.in_(sorted(stages)))
+    if model:
+        query = query.where(versions.c.model == model)
+    rows = connection.execute(query.order_by(versions.c.model, versions.c.version.desc()))
+    return [_version(row) for row in rows]
+
+
+def save(connection: Connection, record: VersionRecord) -> None:
+    """Stores what can change of a version: its stage, the audit entry of that, and the feature batch it waits for."""
+    connection.execute(
+        update(versions)
+        .where(versions.c.model == record.model, versions.c.version == record.version)
+        .values(stage=record.stage, stage_sequence=record.stage_sequence, feature_sequence=record.feature_sequence)
+    )
+
+
+def approvers(connection: Connection, record: VersionRecord) -> list[str]:
+    """Who approved exactly this digest."""
+    columns = approvals.c
+    return list(
+        connection.scalars(
+            select(columns.decided_by)
+            .where(
+                columns.model == record.model,
+                columns.version == record.version,
+                columns.digest == record.digest,
+                columns.decision == "approved",
+            )
+            .order_by(columns.sequence)
+        )
+    )
+
+
+def stage_change(connection: Connection, record: VersionRecord) -> StageChange:
+    """Who set the version's stage, and when."""
+    row = connection.execute(
+        select(audit.c.actor, audit.c.time_ns).where(audit.c.sequence == record.stage_sequence)
+    ).one()
+    return StageChange(row.actor, row.time_ns)
+
+
+def model_names(connection: Connection, model: str = "") -> list[str]:
+    """The registered models, by name; one of them where named, and a fault where there is no such model."""
+    query = select(models.c.name).order_by(models.c.name)
+    names = list(connection.scalars(query.where(models.c.name == model) if model else query))
+    if model and not names:
+        raise Fault(Reason.VERSION_UNKNOWN, f"no model {model} is registered; `interlock model list` says which are")
+    return names
+
+
+def views_by_hash(connection: Connection, hashes: frozenset[str]) -> dict[str, PinnedViewRecord]:
+    """The definitions of these views."""
+    columns = feature_views.c
+    rows = connection.execute(select(columns.hash, columns.definition_json).where(columns.hash.in_(sorted(hashes))))
+    return {row.hash: PinnedViewRecord(row.hash, row.definition_json) for row in rows}
+
+
+def newest_batches(connection: Connection, hashes: frozenset[str]) -> dict[str, int]:
+    """The newest feature batch of each of these views that has one."""
+    columns = feature_batches.c
+    rows = connection.execute(
+        select(columns.view_hash, func.max(columns.sequence))
+        .where(columns.view_hash.in_(sorted(hashes)))
+        .group_by(columns.view_hash)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def newest_batch(connection: Connection) -> int:
+    """The newest feature batch of all; 0 where there is none."""
+    return connection.scalar(select(func.max(feature_batches.c.sequence))) or 0
+
+
+def _version(row: Row[*tuple[Any, ...]]) -> VersionRecord:
+    record = VersionRecord(*row)
+    return record._replace(stage=Stage(record.stage))
