@@ -167,7 +167,7 @@ def test_evaluation_ranks_a_perfect_model_first() -> None:
 
 def test_the_environment_lock_pins_what_is_installed() -> None:
     """The file can be installed again with pip."""
-    assert f"scikit-learn=={__import__('sklearn').__version__}\n" in environment_lock()
+    assert f"scikit-learn=={sklearn.__version__}\n" in environment_lock()
 
 
 def test_the_code_commit_is_that_of_the_checkout_which_tracks_the_file(tmp_path: Path) -> None:

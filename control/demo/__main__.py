@@ -1,0 +1,82 @@
+"""`python -m control.demo`: takes the steps, and ends what it started whatever happens."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from shutil import which
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+
+from control.demo.directory import claim
+from control.demo.services import Services
+from control.demo.steps import Report, StepFailed, take_all
+
+
+def main() -> int:
+    """Runs the demo and returns the exit code: 0 where every step was taken, 1 where one failed, 2 for a bad call."""
+    arguments = _arguments()
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    began, report = time.monotonic(), Report()
+    try:
+        data = claim(arguments.data)
+    except ValueError as error:
+        console.print(f"[red]demo:[/red] {escape(str(error))}", soft_wrap=True)
+        return 2
+    try:
+        with Services(data) as services:
+            _tell(console, report, services)
+        report.ok = True
+    except StepFailed as failed:
+        where = f"The services' logs are in {arguments.data / 'logs'}"
+        console.print(f"[red]demo failed:[/red] {escape(f'{failed}. {where}')}", soft_wrap=True, highlight=False)
+    except ImportError as error:
+        console.print(
+            f"[red]demo failed:[/red] {error}; the demo needs `pip install 'interlock\\[all]'`", soft_wrap=True
+        )
+    except KeyboardInterrupt:
+        console.print("[red]demo stopped[/red]; every process of it has ended")
+    finally:
+        if arguments.report:
+            report.write(arguments.report)
+    if not report.ok:
+        return 1
+    console.print(f"\nAll of it in {time.monotonic() - began:.0f} s. To keep it running:", highlight=False)
+    console.print(f"{_interlock()} up --data {arguments.data}", soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _tell(console: Console, report: Report, services: Services) -> None:
+    with console.status("Loading the training libraries"):
+        from control.demo.story import STEPS, Story
+    take_all(console, report, STEPS, Story(services.data, services, report))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m control.demo", description="Shows the whole way of a model.")
+    parser.add_argument("--data", type=Path, default=Path(".interlock-demo"), help="directory, emptied first")
+    parser.add_argument("--report", type=Path, help="JSON file to write the figures to")
+    return parser.parse_args()
+
+
+def _interlock() -> str:
+    """The command as it can be pasted here."""
+    beside = Path(sys.executable).parent / "interlock"
+    found = which("interlock")
+    if found and Path(found).resolve() == beside.resolve():
+        return "interlock"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

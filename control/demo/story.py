@@ -1,0 +1,290 @@
+"""The story: each step does one thing that a team does with a model, and returns the figure to show for it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from control.client import ControlPlane, lineage
+from control.connection import Refused
+from control.demo import churn
+from control.demo.callers import Reply, Target, Traffic, largest_difference, score_batch, score_each
+from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
+from control.demo.materialize import feature_rows
+from control.demo.services import Services, until
+from control.demo.steps import Report
+from control.training.lineage import code_commit, environment_lock
+from control.v1 import registry_pb2
+from gateway.contract.schema import FeatureView
+
+TOLERANCE: Final = 1e-5
+CONFIRM_S: Final = 60.0
+"""Seconds that a gateway gets to load a version and confirm it."""
+CALLERS: Final = 4
+CALLS_BEFORE: Final = 300
+CALLS_AFTER: Final = 300
+CALLS_IN_ALL: Final = 1_000
+TRAFFIC_S: Final = 60.0
+BATCH_ROWS: Final = 250
+PEOPLE: Final = {
+    "dana": ("data_scientist", "approver"),
+    "erin": ("approver",),
+    "omar": ("ml_engineer", "auditor"),
+}
+"""Dana trains and may approve, but not her own; Erin approves; Omar operates."""
+
+
+class Story:
+    """What the steps share: the data, the services, the people, and what came of each step."""
+
+    def __init__(self, data: Path, services: Services, report: Report) -> None:
+        self.data = data
+        self.services = services
+        self.report = report
+        self.frame = churn.load(churn.data_file())
+        self.parts = churn.parts(self.frame)
+        self.people: dict[str, ControlPlane] = {}
+        self.views: dict[str, FeatureView] = {}
+        self.candidates: dict[int, Candidate] = {}
+        self.revisions: dict[int, int] = {}
+        self.control = ""
+        self.target = Target("", churn.MODEL, churn.ENTITY)
+
+    @property
+    def held_out(self) -> list[str]:
+        """The subscribers that no version was trained on."""
+        return [str(key) for key in self.parts.held_out.index]
+
+    @property
+    def expected(self) -> dict[int, dict[str, float]]:
+        """What scikit-learn says in float64, by version and subscriber."""
+        return {number: candidate.expected for number, candidate in self.candidates.items()}
+
+    # Data and models
+
+    def read_data(self) -> str:
+        """Writes down what the versions are made from."""
+        training = self.data / "training"
+        training.mkdir()
+        self.parts.train.to_csv(training / "train.csv", lineterminator="\n")
+        (training / "environment.lock").write_text(environment_lock())
+        train, held_out = len(self.parts.train), len(self.parts.held_out)
+        return f"{train:,} subscribers to train on, {held_out:,} held out (ids and event times derived, seeded)"
+
+    def train(self, number: int, views: Sequence[str]) -> str:
+        """Trains a version and writes its files."""
+        for name in views:
+            self.views.setdefault(name, churn.view_definition(name, self.parts.train))
+        chosen = [self.views[name] for name in views]
+        directory = self.data / "training" / f"v{number}"
+        self.candidates[number] = found = prepare(self.parts, chosen, "dana", directory)
+        size, taken = found.model.stat().st_size / 1e3, len(churn.features(views))
+        return f"{taken} features, {CHOSEN.trees} trees, ROC AUC {found.metrics['roc_auc']:.3f}, ONNX {size:.0f} kB"
+
+    # Services and people
+
+    def start_control(self) -> str:
+        """Starts the control plane."""
+        self.control = self.services.start_control()
+        return f"process {self.services.running[-1].process.pid}, listens on {self.control}"
+
+    def give_tokens(self) -> str:
+        """Gives everybody a token; the operator's was made at the first start."""
+        directory = self.data / "tokens"
+        directory.mkdir(mode=0o700)
+        operator = (self.data / "control" / "operator.token").read_text().strip()
+        with ControlPlane(self.control, operator) as control:
+            for actor, roles in PEOPLE.items():
+                token = control.create_token(actor, roles).token
+                (directory / f"{actor}.token").write_text(token + "\n")
+                self.people[actor] = ControlPlane(self.control, token)
+        return "; ".join(f"{actor}: {', '.join(roles)}" for actor, roles in PEOPLE.items())
+
+    def start_gateway(self) -> str:
+        """Starts a gateway, which connects to the control plane."""
+        address = self.services.start_gateway(self.control, workers=2)
+        self.target = self.target._replace(address=address)
+        service = self.services.running[-1]
+        found = until(lambda: self.people["omar"].status().gateways or None, CONFIRM_S, "the gateway", service)
+        return f"process {service.process.pid}, {len(found)} connected, callers on {address}"
+
+    # A version's way to its callers
+
+    def define_features(self, views: Sequence[str]) -> str:
+        """Applies view definitions; the documents pin them by the hash that this returns."""
+        (self.data / "views").mkdir(exist_ok=True)
+        for name in views:
+            text = as_yaml(self.views[name])
+            (self.data / "views" / f"{name}.yaml").write_text(text)
+            applied = self.people["dana"].apply_view(text).view.hash
+            if applied != self.views[name].digest():
+                raise ValueError(f"view {name} has hash {applied} there and {self.views[name].digest()} here")
+        return ", ".join(f"{name} {self.views[name].digest()[:8]}" for name in views)
+
+    def materialize(self, views: Sequence[str]) -> str:
+        """Appends everybody's rows to the feature log."""
+        began, rows = time.monotonic(), 0
+        for name in views:
+            view = self.views[name]
+            chunks = partial(feature_rows, self.frame, view)
+            answers = self.people["omar"].materialize(view.digest(), chunks, len(self.frame))
+            rows += sum(answer.rows for answer in answers)
+        if rows != len(views) * len(self.frame):
+            raise ValueError(f"{rows:,} rows were taken of {len(views) * len(self.frame):,}")
+        return f"{rows:,} rows, {rows / (time.monotonic() - began):,.0f} a second"
+
+    def register(self, number: int) -> str:
+        """Uploads the files and registers the version with its lineage."""
+        control, found = self.people["dana"], self.candidates[number]
+        made_from = {name: self.data / "training" / file for name, file in MADE_FROM.items()}
+        request = registry_pb2.RegisterVersionRequest(
+            document_yaml=found.document.read_text(),
+            model_sha256=control.upload(found.model),
+            golden_sha256=control.upload(found.golden),
+            lineage=lineage(made_from),
+            code_commit=code_commit(Path(__file__)),
+            hyperparameters_json=json.dumps(CHOSEN._asdict()),
+            metrics_json=json.dumps(found.metrics),
+        )
+        version = control.register(request).version
+        if version.version != number:
+            raise ValueError(f"it was registered as version {version.version}")
+        return f"{version.model}/{version.version} by {version.submitted_by}, digest {version.digest[:12]}"
+
+    def approve(self, number: int) -> str:
+        """Has the submitter try to approve, which is refused, and then a second person."""
+        try:
+            self.people["dana"].approve(churn.MODEL, number)
+        except Refused as refused:
+            if refused.reason != "APPROVAL_OWN":
+                raise
+        else:
+            raise ValueError("the submitter approved a version of her own")
+        digest = self.people["erin"].version(churn.MODEL, number).version.digest
+        given = self.people["erin"].approve(churn.MODEL, number, "metrics and lineage read", digest)
+        return f"by {given.decided_by}, bound to the digest (dana's own was refused: APPROVAL_OWN)"
+
+    def promote(self, number: int) -> str:
+        """Makes the version the champion, and waits until the gateway confirms it in all of its workers."""
+        answer = self.people["omar"].promote(churn.MODEL, number, CONFIRM_S)
+        if answer.pending or not answer.confirmed:
+            raise TimeoutError(f"revision {answer.revision} is not confirmed by {', '.join(answer.pending) or 'any'}")
+        self.revisions[number] = answer.revision
+        return f"revision {answer.revision}, in force in all workers"
+
+    # Calls
+
+    def score_one_by_one(self, number: int) -> str:
+        """Scores every held-out subscriber with a call each, and compares with scikit-learn."""
+        began = time.monotonic()
+        replies = score_each(self.target, self.held_out)
+        rate = len(replies) / (time.monotonic() - began)
+        self._require_version(replies, number)
+        p50_ms = statistics.median(reply.ended_ns - reply.began_ns for reply in replies) / 1e6
+        difference = self._compare(replies)
+        self.report.rows_scored = max(self.report.rows_scored, len(replies))
+        return f"{len(replies):,} calls, p50 {p50_ms:.2f} ms, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
+
+    def score_in_batches(self, number: int) -> str:
+        """Scores them again, many to a call."""
+        began, replies = time.monotonic(), []
+        for start in range(0, len(self.held_out), BATCH_ROWS):
+            keys = self.held_out[start : start + BATCH_ROWS]
+            got = score_batch(self.target, keys)
+            if got.errors:
+                raise ValueError(f"row {got.errors[0].row}: {got.errors[0].message}")
+            columns = zip(keys, got.versions, got.scores, got.defaulted, strict=True)
+            replies += [Reply(key, 0, 0, version, got.revision, score, gone) for key, version, score, gone in columns]
+        rate = len(replies) / (time.monotonic() - began)
+        self._require_version(replies, number)
+        difference = self._compare(replies)
+        return f"{len(replies):,} rows, {BATCH_ROWS} a call, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
+
+    def promote_under_traffic(self, number: int) -> str:
+        """Promotes while callers go on calling; no call may fail, and each must be answered by the right version."""
+        with Traffic(self.target, self.held_out, CALLERS) as traffic:
+            self._await_replies(traffic, CALLS_BEFORE)
+            began_ns = time.monotonic_ns()
+            confirmed = self.promote(number)
+            confirmed_ns = time.monotonic_ns()
+            self._await_replies(traffic, max(CALLS_IN_ALL, len(traffic.replies) + CALLS_AFTER))
+        replies = traffic.replies
+        failures = [reply.failure for reply in replies if reply.failure]
+        self.report.calls_during_promotion, self.report.failed_calls = len(replies), len(failures)
+        if failures:
+            raise ValueError(f"{len(failures)} of {len(replies):,} calls failed, the first with {failures[0]}")
+        self._require_version([reply for reply in replies if reply.ended_ns < began_ns], number - 1)
+        self._require_version([reply for reply in replies if reply.began_ns > confirmed_ns], number)
+        self._compare(replies)
+        after = sum(reply.version == number for reply in replies)
+        before = len(replies) - after
+        return f"{before:,} calls by version {number - 1}, {after:,} by {number}, none failed; {confirmed}"
+
+    def verify_audit(self) -> str:
+        """Has the audit trail recomputed."""
+        found = self.people["omar"].verify_audit()
+        if not found.ok:
+            raise ValueError(f"entry {found.first_bad}: {found.problem}")
+        return f"{found.entries} entries, unbroken, head {found.head_hash[:12]}"
+
+    def stop(self) -> str:
+        """Ends the services; what they keep stays in the directory."""
+        for control in self.people.values():
+            control.close()
+        count = len(self.services.running)
+        self.services.stop()
+        return f"{count} services drained and ended"
+
+    def _await_replies(self, traffic: Traffic, count: int) -> None:
+        until(lambda: len(traffic.replies) >= count or None, TRAFFIC_S, f"{count:,} replies")
+        self.services.check()
+
+    def _require_version(self, replies: Sequence[Reply], number: int) -> None:
+        """Raises ValueError unless this version answered each, under a revision that names it."""
+        first, later = self.revisions[number], self.revisions.get(number + 1, 1 << 63)
+        wrong = [r for r in replies if not r.failure and (r.version != number or not first <= r.revision < later)]
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} of {len(replies):,} replies are not of version {number}: the first for {wrong[0].key} "
+                f"by version {wrong[0].version} under revision {wrong[0].revision}"
+            )
+
+    def _compare(self, replies: Sequence[Reply]) -> float:
+        difference = largest_difference(replies, self.expected)
+        self.report.max_abs_diff = max(self.report.max_abs_diff, difference)
+        if not difference <= TOLERANCE:
+            raise ValueError(f"a score lies {difference:.2e} from scikit-learn's; at most {TOLERANCE:.0e} is allowed")
+        return difference
+
+
+MADE_FROM: Final = {"training_data": "train.csv", "environment_lock": "environment.lock"}
+NEW: Final = tuple(name for name in churn.SECOND if name not in churn.FIRST)
+
+STEPS: Final[Sequence[tuple[str, Callable[[Story], str]]]] = (
+    ("Read mlc_churn.csv", Story.read_data),
+    ("Train version 1", lambda story: story.train(1, churn.FIRST)),
+    ("Start the control plane", Story.start_control),
+    ("Give people their tokens", Story.give_tokens),
+    ("Start a gateway", Story.start_gateway),
+    ("Define feature views", lambda story: story.define_features(churn.FIRST)),
+    ("Materialize features", lambda story: story.materialize(churn.FIRST)),
+    ("Register version 1", lambda story: story.register(1)),
+    ("Approve it", lambda story: story.approve(1)),
+    ("Promote it", lambda story: story.promote(1)),
+    ("Score by subscriber id", lambda story: story.score_one_by_one(1)),
+    ("Score in batches", lambda story: story.score_in_batches(1)),
+    ("Train version 2: one more feature", lambda story: story.train(2, churn.SECOND)),
+    ("Define and materialize its view", lambda story: f"{story.define_features(NEW)}, {story.materialize(NEW)}"),
+    ("Register version 2", lambda story: story.register(2)),
+    ("Approve it", lambda story: story.approve(2)),
+    ("Promote it while callers call", lambda story: story.promote_under_traffic(2)),
+    ("Score by subscriber id", lambda story: story.score_one_by_one(2)),
+    ("Score in batches", lambda story: story.score_in_batches(2)),
+    ("Verify the audit trail", Story.verify_audit),
+    ("Stop both services", Story.stop),
+)
