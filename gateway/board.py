@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any, Final
@@ -13,41 +14,103 @@ from typing import Any, Final
 SIZE_BYTES: Final = 1 << 18
 FRAME: Final = struct.Struct("<II")
 TRIES: Final = 5
+PATIENCE_NS: Final = 5_000_000_000
+"""Age of a heartbeat at which a process counts as hung: ten times the pause between two."""
 
 
 class Board:
     """A process's own board. Written whole, and read whole or not at all."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size_bytes: int = SIZE_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.posix_fallocate(descriptor, 0, SIZE_BYTES)
-        self._map = mmap.mmap(descriptor, SIZE_BYTES)
+        os.posix_fallocate(descriptor, 0, size_bytes)
+        self._map = mmap.mmap(descriptor, size_bytes)
         os.close(descriptor)
         fresh.rename(path)
 
     def write(self, facts: dict[str, Any]) -> None:
-        """Replaces what the board says."""
+        """Replaces what the board says; raises ValueError for more than it holds."""
         text = json.dumps(facts, separators=(",", ":")).encode()
-        if len(text) + FRAME.size > SIZE_BYTES:
+        if len(text) + FRAME.size > len(self._map):
             raise ValueError(f"{len(text)} bytes do not fit on a board")
         self._map[FRAME.size : FRAME.size + len(text)] = text
         self._map[: FRAME.size] = FRAME.pack(len(text), zlib.crc32(text))
 
 
+class BoardReader:
+    """Reads one board again and again, and parses it only when it says something new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._frame = b""
+        self._facts: dict[str, Any] | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        """What the board says; None where there is none, or where it was being written at every look."""
+        for _ in range(TRIES):
+            try:
+                descriptor = os.open(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                self._frame, self._facts = b"", None
+                return None
+            try:
+                if self._look(descriptor):
+                    return self._facts
+            finally:
+                os.close(descriptor)
+        return None
+
+    def _look(self, descriptor: int) -> bool:
+        frame = os.pread(descriptor, FRAME.size, 0)
+        if len(frame) < FRAME.size:
+            return False
+        if frame == self._frame:
+            return True
+        length, crc = FRAME.unpack(frame)
+        text = os.pread(descriptor, length, FRAME.size)
+        if not length or zlib.crc32(text) != crc:
+            return False
+        self._frame, self._facts = frame, json.loads(text)
+        return True
+
+
+class Boards:
+    """The boards of one gateway, as another process of it reads them. For one thread."""
+
+    def __init__(self, run_path: Path, workers: int) -> None:
+        self._workers = [BoardReader(run_path / f"worker-{index}.board") for index in range(workers)]
+        self._supervisor = BoardReader(run_path / "supervisor.board")
+        self._observer = BoardReader(run_path / "observer.board")
+        self._materializer = BoardReader(run_path / "materializer.board")
+
+    def workers(self) -> dict[int, dict[str, Any]]:
+        """By index, what the workers say that run; one that has not stirred for a while is not among them."""
+        oldest_ns = time.monotonic_ns() - PATIENCE_NS
+        found = {index: reader.read() for index, reader in enumerate(self._workers)}
+        return {index: said for index, said in found.items() if said and said["heartbeat_ns"] > oldest_ns}
+
+    def revision(self) -> int:
+        """The newest revision that is in force in every worker that takes calls; 0 while none does."""
+        return min((said["revision"] for said in self.workers().values() if said["ready"]), default=0)
+
+    def supervisor(self) -> dict[str, Any]:
+        """What the supervisor says; empty before it said anything."""
+        return self._supervisor.read() or {}
+
+    def observer(self) -> dict[str, Any]:
+        """What the observer says; what it said last, but not connected, if it does not stir; empty before that."""
+        said = self._observer.read() or {}
+        if said and said["heartbeat_ns"] < time.monotonic_ns() - PATIENCE_NS:
+            return said | {"connected": False}
+        return said
+
+    def materializer(self) -> dict[str, Any]:
+        """What the materializer says; empty while there is none."""
+        return self._materializer.read() or {}
+
+
 def read_board(path: Path) -> dict[str, Any] | None:
     """What the board says; None where there is none, or where it was being written at every look."""
-    for _ in range(TRIES):
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        if len(raw) < FRAME.size:
-            continue
-        length, crc = FRAME.unpack_from(raw)
-        text = raw[FRAME.size : FRAME.size + length]
-        if length and zlib.crc32(text) == crc:
-            found: dict[str, Any] = json.loads(text)
-            return found
-    return None
+    return BoardReader(path).read()

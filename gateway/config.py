@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +102,6 @@ class TomlTable(TomlConfigSettingsSource):
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls, Path(os.environ.get("INTERLOCK_CONFIG", "interlock.toml")))
 
-    def _read_file(self, file_path: Path) -> dict[str, object]:
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, object]:
         found = super()._read_file(file_path).get("gateway", {})
         return dict(found)

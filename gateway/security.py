@@ -26,13 +26,15 @@ def require_loopback(key: str, address: str) -> None:
         inside = False
     if not inside:
         raise ValueError(
-            f"{key} = {address}: plaintext listening is refused off loopback; "
-            "listen on 127.0.0.1 and put a TLS proxy in front"
+            f"{key} = {address}: plaintext is refused off loopback; use 127.0.0.1 and put a TLS proxy in front"
         )
 
 
 def own_token(token_file: Path | None, data: Path) -> str:
-    """The gateway's own token: the control plane's for it, or one made here for a gateway without a control plane."""
+    """The gateway's own token: the control plane's for it, or one made here for a gateway without a control plane.
+
+    Raises FileNotFoundError until the control plane has made it.
+    """
     if token_file is not None:
         return token_file.read_text().strip()
     path = data / ADMIN_TOKEN
@@ -43,10 +45,10 @@ def own_token(token_file: Path | None, data: Path) -> str:
 
 
 def check_bearer(metadata: Iterable[tuple[str, str | bytes]], token: str) -> None:
-    """Raises Fault unless the call bears the token."""
+    """Raises Fault unless the call bears the token; an empty one admits nobody."""
     given = next((value for key, value in metadata if key == "authorization"), "")
     text = given.decode("ascii", "replace") if isinstance(given, bytes) else given
-    if not hmac.compare_digest(text.encode(), f"Bearer {token}".encode()):
+    if not token or not hmac.compare_digest(text.encode(), f"Bearer {token}".encode()):
         raise Fault(
             Reason.UNAUTHENTICATED,
             "administration of a gateway needs its own token as `authorization: Bearer TOKEN`: "
