@@ -1,4 +1,4 @@
-"""The journal: what every other process knows of the rows that a worker scored.
+"""The journal, as its worker writes it: what every other process knows of the rows that were scored.
 
 Each worker appends to its own ring of preallocated, memory-mapped segments; any number of processes read. The unit of
 appending is a block: the rows that one version answered in one run, as an array, so that writing and reading cost
@@ -16,9 +16,9 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ class JournalWriter:
             self.problem = f"the journal cannot be kept: {os.strerror(error.errno or errno.EIO)}"
             return
         self._segments, self.problem = segments, ""
-        serials = [_serial(segment) for segment in segments]
+        serials = [serial_of(segment) for segment in segments]
         self._serial = max(serials)
         self._current = serials.index(self._serial)
         self._advance()
@@ -172,103 +172,6 @@ class JournalWriter:
                 path.unlink()
 
 
-class JournalReader:
-    """Reads the journals of all workers below a directory, each from its oldest block, and goes on as they grow."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._workers: dict[Path, _WorkerReader] = {}
-
-    @property
-    def lost(self) -> int:
-        """Rows that were overwritten or damaged before they were read."""
-        return sum(reader.lost for reader in self._workers.values())
-
-    def poll(self) -> Iterator[Block]:
-        """Yields what was appended since the last poll, in order for each worker."""
-        for path in sorted(self.directory.glob("worker-*")):
-            reader = self._workers.get(path) or self._workers.setdefault(path, _WorkerReader(path))
-            yield from reader.poll()
-
-
-class _WorkerReader:
-    """Reads one worker's ring."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.lost = 0
-        self._segments: dict[Path, tuple[int, mmap.mmap]] = {}
-        self._serial = 0
-        self._offset = SEGMENT_BYTES
-        self._expected: dict[str, int] = {}
-
-    def poll(self) -> Iterator[Block]:
-        while True:
-            segment = self._find()
-            if segment is None:
-                return
-            block, end = self._read(segment)
-            if block is not None:
-                self._offset = end
-                self._count_lost(block)
-                yield block
-            elif not self._next(segment):
-                return
-
-    def _find(self) -> mmap.mmap | None:
-        """The segment at the reader's position; the oldest one where that was overwritten."""
-        current = {serial: segment for segment in self._mapped() if (serial := _serial(segment))}
-        if not current:
-            return None
-        if self._serial not in current:
-            self._serial, self._offset = min(current), SEGMENT_BYTES
-        return current[self._serial]
-
-    def _next(self, segment: mmap.mmap) -> bool:
-        """Moves on from the end of a segment; False where there is nothing newer."""
-        newer = [serial for other in self._mapped() if (serial := _serial(other)) > self._serial]
-        if not newer:
-            return False
-        if _serial(segment) == self._serial and self._read(segment)[0] is not None:
-            return True  # appended between our look and the writer's move to the next segment
-        self._serial, self._offset = min(newer), SEGMENT_BYTES
-        return True
-
-    def _read(self, segment: mmap.mmap) -> tuple[Block | None, int]:
-        """The block at the reader's position and where it ends; None at the end, or for one that is not whole."""
-        length, crc = FRAME.unpack_from(segment, self._offset)
-        end = self._offset + length
-        if length < FRAME.size + HEAD.size or end > len(segment):
-            return None, 0
-        body = segment[self._offset + FRAME.size : end]
-        if zlib.crc32(body) != crc or int.from_bytes(body[:8], "little") != self._serial:
-            return None, 0
-        return _parse(body), -(-end // 8) * 8
-
-    def _count_lost(self, block: Block) -> None:
-        expected = self._expected.get(block.prefix)
-        if expected is not None:
-            self.lost += max(0, block.first_row - expected)
-        elif self._expected:
-            self.lost += block.first_row  # a new life whose first rows were overwritten before we saw them
-        self._expected = {block.prefix: block.first_row + len(block.rows)}
-
-    def _mapped(self) -> Iterator[mmap.mmap]:
-        for path in sorted(self.directory.glob("segment-*")):
-            try:
-                stat = path.stat()
-                known = self._segments.get(path)
-                if known is None or known[0] != stat.st_ino:
-                    if stat.st_size < SEGMENT_BYTES:
-                        continue
-                    with path.open("rb") as file:
-                        known = stat.st_ino, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                    self._segments[path] = known
-            except FileNotFoundError:
-                continue
-            yield known[1]
-
-
 def _reserve(path: Path, size: int) -> mmap.mmap:
     """Maps a segment whose every byte is allocated: a sparse one would be a SIGBUS on a full disk."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -282,25 +185,7 @@ def _reserve(path: Path, size: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _serial(segment: mmap.mmap) -> int:
+def serial_of(segment: mmap.mmap) -> int:
+    """The serial number of the segment's present use; 0 before the first."""
     magic, version, _, serial = SEGMENT.unpack_from(segment)
     return int(serial) if magic == MAGIC and version == FORMAT else 0
-
-
-def _parse(body: bytes) -> Block:
-    _, first_row, time_ns, revision, version, feature_sequence, prefix, *rest = HEAD.unpack_from(body)
-    *stages_ns, n, model_length, parts = rest
-    at = HEAD.size
-    model = body[at : at + model_length].decode()
-    at += model_length
-    lengths: tuple[int, ...] = struct.unpack_from(f"<{parts}I", body, at)
-    at += 4 * parts
-    rows: npt.NDArray[Any] = np.frombuffer(body, ROW, n, at)
-    at += ROW.itemsize * n
-    payload = []
-    for length in lengths:
-        payload.append(body[at : at + length])
-        at += length
-    return Block(
-        model, version, revision, feature_sequence, time_ns, tuple(stages_ns), rows, payload, prefix.hex(), first_row
-    )
