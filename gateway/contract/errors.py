@@ -64,6 +64,7 @@ class Reason(StrEnum):
     ADMISSION_REFUSED = "ADMISSION_REFUSED"
     VERSION_UNKNOWN = "VERSION_UNKNOWN"
     VIEW_UNKNOWN = "VIEW_UNKNOWN"
+    VIEW_EMPTY = "VIEW_EMPTY"
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105 - the name of a reason, not a secret
     TOKEN_SHOWN = "TOKEN_SHOWN"  # noqa: S105 - likewise
     APPROVAL_OWN = "APPROVAL_OWN"
@@ -190,6 +191,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         ),
         Reason.VIEW_UNKNOWN: Entry(
             Code.NOT_FOUND, "No feature view of that name or hash is stored. `interlock features apply` stores one."
+        ),
+        Reason.VIEW_EMPTY: Entry(
+            Code.FAILED_PRECONDITION,
+            "The version pins a feature view that was never materialized, so every entity would be missing. `interlock features materialize` fills it.",
         ),
         Reason.TOKEN_UNKNOWN: Entry(Code.NOT_FOUND, "No token has that id. `interlock token list` shows them."),
         Reason.TOKEN_SHOWN: Entry(
