@@ -22,7 +22,8 @@ def main() -> int:
     """Runs the demo and returns the exit code: 0 where every step was taken, 1 where one failed, 2 for a bad call."""
     arguments = _arguments()
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     began, report = time.monotonic(), Report()
     try:
         data = claim(arguments.data)
@@ -74,7 +75,10 @@ def _interlock() -> str:
     return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Leaves the story once; a second Ctrl-C must not interrupt the ending of the services."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Final
+
+from control.cli.places import control_place, gateway_place
 
 MARK: Final = "THIS-IS-A-DEMO"
 
@@ -25,10 +25,6 @@ def claim(directory: Path) -> Path:
 
 
 def _running(directory: Path) -> int | None:
-    """The control plane's process where one runs on this directory."""
-    try:
-        pid = int(json.loads((directory / "control" / "run" / "address").read_text())["pid"])
-        os.kill(pid, 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return pid
+    """A process that serves from this directory."""
+    place = control_place(directory) or gateway_place(directory)
+    return place.pid if place else None

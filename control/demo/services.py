@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
+from control.cli.places import ControlPlace, GatewayPlace, control_place, gateway_place, gateway_token_path
+
 Found = TypeVar("Found")
 
+FREE: Final = "127.0.0.1:0"
+"""A free port of this host."""
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -41,41 +43,30 @@ class Services:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start_control(self) -> str:
-        """Starts the control plane on a free port and returns its address."""
-        data = self.data / "control"
-        service = self._start("control", "--data", str(data), "--address", "127.0.0.1:0")
-        written = data / "run" / "address"
-        return until(lambda: _address(written), START_S, "the control plane to listen", service)
+    def start_control(self) -> ControlPlace:
+        """Starts the control plane on a free port."""
+        service = self._start("control", "--data", str(self.data / "control"), "--address", FREE)
+        return until(lambda: control_place(self.data), START_S, "the control plane to listen", service)
 
-    def start_gateway(self, control: str, workers: int) -> str:
-        """Starts a gateway on free ports and returns the address that callers use."""
-        address, admin, metrics = free_addresses(3)
-        self._start(
+    def start_gateway(self, control: str, workers: int) -> GatewayPlace:
+        """Starts a gateway on free ports."""
+        service = self._start(
             "gateway",
             *("--data", str(self.data / "gateway"), "--control", control, "--workers", str(workers)),
-            *("--token-file", str(self.data / "control" / "gateway.token")),
-            *("--address", address, "--admin-address", admin, "--metrics-address", metrics),
+            *("--token-file", str(gateway_token_path(self.data))),
+            *("--address", FREE, "--admin-address", FREE, "--metrics-address", FREE),
         )
-        return address
+        return until(lambda: gateway_place(self.data), START_S, "the gateway to listen", service)
 
     def check(self) -> None:
         """Raises RuntimeError where a service has ended by itself."""
         for service in self.running:
             _require_alive(service)
 
-    def stop(self) -> None:
-        """Asks every service to drain, newest first; what does not leave in time is killed, with its children."""
-        while self.running:
-            service = self.running.pop()
-            service.process.terminate()
-            try:
-                service.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                continue
-            finally:
-                _kill_group(service.process.pid)
-                service.process.wait()
+    def stop(self) -> list[str]:
+        """Asks every service to drain, newest first, and says which did not end as it should."""
+        ended = [_end(self.running.pop()) for _ in range(len(self.running))]
+        return [problem for problem in ended if problem]
 
     def _start(self, name: str, *arguments: str) -> Service:
         log = self.data / "logs" / f"{name}.log"
@@ -107,27 +98,10 @@ def until(look: Callable[[], Found | None], seconds: float, what: str, service: 
     return found
 
 
-def free_addresses(count: int) -> list[str]:
-    """Addresses on this host that nobody listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [f"127.0.0.1:{item.getsockname()[1]}" for item in sockets]
-    finally:
-        for item in sockets:
-            item.close()
-
-
 def _environment() -> dict[str, str]:
     """This process's, without the settings of another installation: every setting that matters here is a flag."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
     return others | {"INTERLOCK_CONFIG": os.devnull}
-
-
-def _address(path: Path) -> str | None:
-    try:
-        return str(json.loads(path.read_text())["address"])
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def _require_alive(service: Service) -> None:
@@ -140,8 +114,25 @@ def _last_line(service: Service) -> str:
     return lines[-1][:500] if lines else "none"
 
 
-def _kill_group(pid: int) -> None:
+def _end(service: Service) -> str | None:
+    """Ends a service, by force with all of its children where it does not leave in time."""
+    service.process.terminate()
+    try:
+        code = service.process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        return f"the {service.name} service did not end within {STOP_S:.0f} s and was killed"
+    finally:
+        left = _kill_group(service.process.pid)
+        service.process.wait()
+    if code:
+        return f"the {service.name} service ended with code {code}; its last words: {_last_line(service)}"
+    return f"the {service.name} service left processes behind, which were killed" if left else None
+
+
+def _kill_group(pid: int) -> bool:
+    """Kills what is left of a process's group; whether there was anything."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return
+        return False
+    return True

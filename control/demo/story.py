@@ -25,6 +25,7 @@ from gateway.contract.schema import FeatureView
 TOLERANCE: Final = 1e-5
 CONFIRM_S: Final = 60.0
 """Seconds that a gateway gets to load a version and confirm it."""
+WORKERS: Final = 2
 CALLERS: Final = 4
 CALLS_BEFORE: Final = 300
 CALLS_AFTER: Final = 300
@@ -90,8 +91,9 @@ class Story:
 
     def start_control(self) -> str:
         """Starts the control plane."""
-        self.control = self.services.start_control()
-        return f"process {self.services.running[-1].process.pid}, listens on {self.control}"
+        place = self.services.start_control()
+        self.control = place.address
+        return f"process {place.pid}, on {place.address}"
 
     def give_tokens(self) -> str:
         """Gives everybody a token; the operator's was made at the first start."""
@@ -107,11 +109,10 @@ class Story:
 
     def start_gateway(self) -> str:
         """Starts a gateway, which connects to the control plane."""
-        address = self.services.start_gateway(self.control, workers=2)
-        self.target = self.target._replace(address=address)
-        service = self.services.running[-1]
-        found = until(lambda: self.people["omar"].status().gateways or None, CONFIRM_S, "the gateway", service)
-        return f"process {service.process.pid}, {len(found)} connected, callers on {address}"
+        place = self.services.start_gateway(self.control, WORKERS)
+        self.target = self.target._replace(address=place.address)
+        until(lambda: self.people["omar"].status().gateways or None, CONFIRM_S, "the gateway to report")
+        return f"process {place.pid} with {WORKERS} workers, callers on {place.address}"
 
     # A version's way to its callers
 
@@ -236,9 +237,9 @@ class Story:
         """Ends the services; what they keep stays in the directory."""
         for control in self.people.values():
             control.close()
-        count = len(self.services.running)
-        self.services.stop()
-        return f"{count} services drained and ended"
+        if problems := self.services.stop():
+            raise ValueError("; ".join(problems))
+        return "drained, ended with code 0, no process left"
 
     def _await_replies(self, traffic: Traffic, count: int) -> None:
         until(lambda: len(traffic.replies) >= count or None, TRAFFIC_S, f"{count:,} replies")
