@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -31,7 +31,7 @@ LONGEST_MESSAGE: Final = 1500
 """Characters of a fault's message: it is sent twice in trailers, of which clients take 8 KiB."""
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-Handler = grpc.RpcMethodHandler[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class Guard(grpc.GenericRpcHandler):
@@ -45,6 +45,7 @@ class Guard(grpc.GenericRpcHandler):
         self._clock = clock
         self._streams = streams
         self._methods: dict[str, Handler] = {}
+        self.services: list[str] = []
 
     def serve(self, service: ServiceDescriptor, servicer: object) -> None:
         """Adds a service; raises LookupError where a method of it has no row in the policy table."""
@@ -53,6 +54,7 @@ class Guard(grpc.GenericRpcHandler):
             if path not in POLICY:
                 raise LookupError(f"{path} has no row in the policy table of control.security: add one")
             self._methods[path] = self._guarded(path, method, getattr(servicer, method.name))
+        self.services.append(service.full_name)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a method: grpc asks once for each call."""
