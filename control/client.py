@@ -37,16 +37,6 @@ TRIES: Final = 4
 """How often an interrupted materialization is taken up again."""
 
 
-class Version(NamedTuple):
-    """A version of a model, as people write it: churn/2."""
-
-    model: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.number}"
-
-
 class FileDigest(NamedTuple):
     """What a file's content is known by."""
 
@@ -93,9 +83,9 @@ class ControlPlane(Connection):
         """The versions of a model, newest first."""
         return self.call(self._registry.ListVersions, registry_pb2.ListVersionsRequest(model=model)).versions
 
-    def version(self, version: Version) -> registry_pb2.GetVersionResponse:
+    def version(self, model: str, version: int) -> registry_pb2.GetVersionResponse:
         """Everything that is known of a version."""
-        request = registry_pb2.GetVersionRequest(model=version.model, version=version.number)
+        request = registry_pb2.GetVersionRequest(model=model, version=version)
         return self.call(self._registry.GetVersion, request)
 
     # Governance
@@ -104,21 +94,23 @@ class ControlPlane(Connection):
         """Versions that wait for a decision, then decisions given, newest first."""
         return self.call(self._governance.ListApprovals, governance_pb2.ListApprovalsRequest(model=model)).approvals
 
-    def approve(self, version: Version, comment: str = "", digest: str = "", key: str = "") -> governance_pb2.Approval:
+    def approve(
+        self, model: str, version: int, comment: str = "", digest: str = "", key: str = ""
+    ) -> governance_pb2.Approval:
         """Approves a version's digest; with `digest`, only if it is still that one."""
         request = governance_pb2.ApproveVersionRequest(
             idempotency_key=key or new_key(),
-            model=version.model,
-            version=version.number,
+            model=model,
+            version=version,
             digest=digest,
             comment=comment,
         )
         return self.call(self._governance.ApproveVersion, request, CHANGE_S).approval
 
-    def reject(self, version: Version, comment: str, key: str = "") -> governance_pb2.Approval:
+    def reject(self, model: str, version: int, comment: str, key: str = "") -> governance_pb2.Approval:
         """Rejects a version."""
         request = governance_pb2.RejectVersionRequest(
-            idempotency_key=key or new_key(), model=version.model, version=version.number, comment=comment
+            idempotency_key=key or new_key(), model=model, version=version, comment=comment
         )
         return self.call(self._governance.RejectVersion, request, CHANGE_S).approval
 
@@ -151,17 +143,17 @@ class ControlPlane(Connection):
 
     # Who answers
 
-    def promote(self, version: Version, wait_s: float = 0, key: str = "") -> rollout_pb2.PromoteVersionResponse:
+    def promote(self, model: str, version: int, wait_s: float = 0, key: str = "") -> rollout_pb2.PromoteVersionResponse:
         """Makes an approved version the champion, and waits up to `wait_s` for the gateways to confirm it."""
         request = rollout_pb2.PromoteVersionRequest(
-            idempotency_key=key or new_key(), model=version.model, version=version.number, wait_ms=int(wait_s * 1000)
+            idempotency_key=key or new_key(), model=model, version=version, wait_ms=int(wait_s * 1000)
         )
         return self.call(self._rollout.PromoteVersion, request, CHANGE_S + wait_s)
 
-    def retire(self, version: Version, reason: str, key: str = "") -> int:
+    def retire(self, model: str, version: int, reason: str, key: str = "") -> int:
         """Takes a version out of use; returns the number of the audit entry that says so."""
         request = rollout_pb2.RetireVersionRequest(
-            idempotency_key=key or new_key(), model=version.model, version=version.number, reason=reason
+            idempotency_key=key or new_key(), model=model, version=version, reason=reason
         )
         return self.call(self._rollout.RetireVersion, request, CHANGE_S).sequence
 

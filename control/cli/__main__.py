@@ -1,0 +1,80 @@
+"""`interlock`: everything that people ask of an installation, from a shell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from control.cli import approval, audit, config, features, model, score, services, status, token, up
+from control.cli.output import Output
+from control.cli.problem import ExitCode, Problem
+from gateway.contract.errors import Fault
+
+app = typer.Typer(
+    help="Interlock: score by entity key at low latency, and govern which model version answers.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+up.declare(app)
+services.declare(app)
+app.add_typer(model.app, name="model")
+app.add_typer(approval.app, name="approval")
+app.add_typer(features.app, name="features")
+score.declare(app)
+status.declare(app)
+app.add_typer(audit.app, name="audit")
+app.add_typer(token.app, name="token")
+app.add_typer(config.app, name="config")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 refused or unhealthy, 2 misused, 3 nobody answered."""
+    # gRPC's own log would stand between the lines that people read.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(given, prog_name="interlock", standalone_mode=False)
+    except Exception as error:
+        return fail(error, Output(as_json="--json" in given))
+    return code if isinstance(code, int) else 0
+
+
+def fail(error: Exception, out: Output) -> int:
+    """Says what went wrong and returns the exit code; what nobody expected is raised again."""
+    from control.connection import CallFailed, Unreachable
+
+    facts: dict[str, str] = {}
+    match error:
+        case BrokenPipeError():
+            # Whoever read standard output has had enough, as `| head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.DONE
+        case Unreachable(reason=reason, message=message, facts=facts):
+            code = ExitCode.UNREACHABLE
+        case CallFailed(reason=reason, message=message, facts=facts):
+            code = ExitCode.REFUSED
+        case Problem(reason=reason, message=message, exit_code=code):
+            pass
+        case Fault(reason=reason, message=message, facts=facts):
+            code = ExitCode.MISUSED
+        case TyperException():
+            reason, message, code = "USAGE", _with_usage(error), ExitCode.MISUSED
+        case _:
+            raise error
+    out.failure(reason, message, facts)
+    return code
+
+
+def _with_usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"; `{context.command_path} --help` says what it takes" if context else ""
+    return error.format_message().rstrip(".") + hint
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""`interlock model`: versions, from the trainer's files to retirement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from control.cli.arguments import ExistingFile, VersionArgument, read_pairs, read_text
+from control.cli.command import command, group
+from control.cli.extras import needs_control
+from control.cli.output import facts, moment, short, size, table, text
+from control.cli.session import Session
+from gateway.contract.errors import Fault, Reason
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from control.v1 import registry_pb2
+
+app = group("Describe, register, promote and retire model versions.")
+
+
+@command(app, "init")
+def init(
+    session: Session,
+    onnx: ExistingFile,
+    name: Annotated[str, typer.Option(help="The model's name; otherwise the file's.")] = "",
+    out: Annotated[Path, typer.Option(help="Where to write the document.")] = Path("model.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the document if it exists.")] = False,
+) -> None:
+    """Writes a model document from an ONNX file's graph, to be completed by hand."""
+    needs_control("model init")
+    from control.registry.init import draft
+
+    if out.exists() and not force:
+        raise Fault(
+            Reason.ARGUMENT_INVALID, f"{out} exists; name another file with --out, or overwrite it with --force"
+        )
+    document = draft(onnx, name)
+    out.write_text(document)
+    session.out.result({"document": str(out)}, text(f"{out} describes {onnx.name}."))
+    session.out.note(
+        f"Complete it, then: interlock model register {out} --onnx {onnx} --golden GOLDEN.csv{session.data_flag}"
+    )
+
+
+@command(app, "register")
+def register(  # noqa: PLR0913 - what a version is made of, each an option of the command
+    session: Session,
+    document: ExistingFile,
+    *,
+    onnx: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The model's ONNX file.")],
+    golden: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Golden rows: a CSV file with a column per input and the result expected of the model.",
+        ),
+    ],
+    lineage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A file that the version was made from; hashed whole. Repeat for more."),
+    ] = None,
+    commit: Annotated[str, typer.Option(help="Commit of the code that trained it.")] = "",
+    hyperparameters: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with an object of hyper-parameters.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with an object of evaluation metrics.")
+    ] = None,
+) -> None:
+    """Uploads a model with its golden rows and registers it as a new version."""
+    from control.client import lineage as lineage_entries
+    from control.registry.document import read_model
+    from control.v1 import registry_pb2
+
+    yaml = read_text(document)
+    name = read_model(yaml).name
+    entries = lineage_entries(_lineage_files(lineage or []))
+    request = registry_pb2.RegisterVersionRequest(
+        document_yaml=yaml,
+        lineage=entries,
+        code_commit=commit,
+        hyperparameters_json=_json_object(hyperparameters),
+        metrics_json=_json_object(metrics),
+    )
+    request.model_sha256 = _upload(session, onnx)
+    request.golden_sha256 = _upload(session, golden)
+    session.out.note(f"The control plane checks {onnx.name} and runs it on its golden rows ...")
+    answer = session.control.register(request)
+    version = answer.version
+    shown = f"{name}/{version.version} is {version.stage}, submitted by {version.submitted_by}."
+    warnings = (text(f"Warning: {warning}", "yellow") for warning in answer.warnings)
+    session.out.result(answer, text(shown, "green"), facts([("digest", version.digest)]), *warnings)
+    session.out.note(
+        f"Next, by somebody other than {version.submitted_by}: "
+        f"interlock approval approve {name}/{version.version}{session.data_flag}"
+    )
+
+
+@command(app, "list")
+def list_models(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="List this model's versions instead.")] = "",
+) -> None:
+    """Lists models, or the versions of one."""
+    if model:
+        versions = session.control.versions(model)
+        session.out.result({"versions": versions}, _versions_table(versions))
+        return
+    models = session.control.models()
+    rows = (
+        (m.name, m.task, m.tier, m.owner, m.latest_version, m.champion_version or "none", m.purpose) for m in models
+    )
+    columns = ("model", "task", "tier", "owner", "newest", "champion", "purpose")
+    session.out.result({"models": models}, table(columns, rows) if models else text("No model is registered."))
+    if not models:
+        session.out.note("Next: interlock model init MODEL.onnx")
+
+
+@command(app, "show")
+def show(session: Session, version: VersionArgument) -> None:
+    """Shows everything that is known of a version: its stage, its manifest, what admission measured."""
+    found = session.control.version(*version)
+    v = found.version
+    head = facts(
+        (
+            ("version", version),
+            ("stage", f"{v.stage} ({v.status}), by audit entry {v.stage_sequence}"),
+            ("task", v.task),
+            ("submitted", f"by {v.submitted_by}, {moment(v.submitted_at_ns)}"),
+            ("approved by", ", ".join(v.approved_by) or "nobody"),
+            ("digest", v.digest),
+        )
+    )
+    manifest, admission = (_indented(part) for part in (found.manifest_json, found.admission_json))
+    parts = [text("\nmanifest", "bold"), text(manifest), text("\nadmission", "bold"), text(admission)]
+    session.out.result(found, head, *parts)
+
+
+@command(app, "promote")
+def promote(
+    session: Session,
+    version: VersionArgument,
+    wait_s: Annotated[float, typer.Option(min=0, help="Seconds to wait for the gateways to confirm.")] = 30.0,
+) -> None:
+    """Makes an approved version the one that answers, and waits until the gateways confirm it."""
+    answer = session.control.promote(*version, wait_s=wait_s)
+    words = text(f"{version} answers by revision {answer.revision}.", "green")
+    session.out.result(answer, words, text(_confirmation(answer.confirmed, answer.pending, wait_s)))
+    session.out.note(f"Next: interlock status {version.model}{session.data_flag}")
+    if answer.pending and wait_s:
+        raise typer.Exit(1)
+
+
+@command(app, "retire")
+def retire(
+    session: Session,
+    version: VersionArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
+) -> None:
+    """Takes a version that does not answer out of use, for good."""
+    sequence = session.control.retire(*version, reason=reason)
+    session.out.result({"sequence": sequence}, text(f"{version} is retired, by audit entry {sequence}."))
+
+
+def _upload(session: Session, path: Path) -> str:
+    n_bytes = path.stat().st_size
+    with session.out.progress() as progress:
+        if progress is None:
+            return session.control.upload(path)
+        task = progress.add_task(f"{path.name} ({size(n_bytes)})", total=n_bytes)
+        return session.control.upload(path, lambda sent: progress.advance(task, sent))
+
+
+def _lineage_files(given: list[str]) -> dict[str, Path]:
+    found = {name: Path(path) for name, path in read_pairs(given, "--lineage").items()}
+    for name, path in found.items():
+        if not path.is_file():
+            raise Fault(Reason.ARGUMENT_INVALID, f"--lineage {name}={path}: there is no such file")
+    return found
+
+
+def _json_object(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise Fault(Reason.ARGUMENT_INVALID, f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    if not isinstance(found, dict):
+        raise Fault(Reason.ARGUMENT_INVALID, f"{path}: must hold a JSON object, such as {{'auc': 0.91}}")
+    return json.dumps(found)
+
+
+def _versions_table(versions: Sequence[registry_pb2.Version]) -> RenderableType:
+    rows = (
+        (
+            f"{v.model}/{v.version}",
+            v.stage,
+            v.status,
+            v.submitted_by,
+            moment(v.submitted_at_ns),
+            ", ".join(v.approved_by),
+            short(v.digest),
+        )
+        for v in versions
+    )
+    return table(("version", "stage", "status", "submitted by", "when", "approved by", "digest"), rows)
+
+
+def _confirmation(confirmed: Sequence[str], pending: Sequence[str], wait_s: float) -> str:
+    if pending:
+        return f"Not confirmed within {wait_s:g} s by {', '.join(pending)}; `interlock status` says what keeps them."
+    return f"Confirmed by {', '.join(confirmed)}." if confirmed else "No gateway is connected to confirm it."
+
+
+def _indented(canonical_json: str) -> str:
+    return json.dumps(json.loads(canonical_json), indent=2, ensure_ascii=False) if canonical_json else "none"

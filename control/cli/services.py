@@ -1,0 +1,35 @@
+"""`interlock control` and `interlock gateway`: each becomes the service, with its flags passed through."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import typer
+
+from control.cli.extras import needs_control
+
+PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def declare(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("control", context_settings=PASS_THROUGH, add_help_option=False)(control)
+    app.command("gateway", context_settings=PASS_THROUGH, add_help_option=False)(gateway)
+
+
+def control(context: typer.Context) -> None:
+    """Starts a control plane; its flags are listed by `interlock control --help`."""
+    needs_control("the control plane")
+    _become("control", context.args)
+
+
+def gateway(context: typer.Context) -> None:
+    """Starts a gateway; its flags are listed by `interlock gateway --help`."""
+    _become("gateway", context.args)
+
+
+def _become(service: str, arguments: list[str]) -> None:
+    """Replaces this process, so that signals reach the service and its exit code is ours."""
+    os.execv(sys.executable, [sys.executable, "-m", service, *arguments])  # noqa: S606 - an argument list of ours

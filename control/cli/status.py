@@ -1,0 +1,105 @@
+"""`interlock status`: who answers, since when, by whose leave, and whether every gateway confirms it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from control.cli.command import command
+from control.cli.hints import next_step
+from control.cli.output import moment, table, text
+from control.cli.session import Session
+from gateway.contract.errors import Fault, Reason
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from control.v1 import rollout_pb2
+
+SILENT_MS = 10_000
+"""A gateway whose last report is older than this cannot be vouched for."""
+
+
+def declare(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, "status")(status)
+
+
+def status(
+    session: Session, model: Annotated[str, typer.Argument(help="Only this model.", show_default=False)] = ""
+) -> None:
+    """Says who answers for each model and which gateways confirm it; exit code 1 where something is wrong."""
+    found = session.control.status(model)
+    if model and not found.models:
+        raise Fault(Reason.VERSION_UNKNOWN, f"no model is called {model}; `interlock model list` shows them")
+    wrong = problems(found)
+    parts: list[RenderableType] = [_models(found), text(""), _gateways(found)]
+    parts += [text(f"Problem: {problem}", "red") for problem in wrong]
+    if not wrong and found.models:
+        parts.append(text("All is well.", "green"))
+    session.out.result({"healthy": not wrong, "problems": wrong, "status": found}, *parts)
+    session.out.note(f"Next: {next_step(session, model)}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def problems(found: rollout_pb2.GetStatusResponse) -> list[str]:
+    """Everything that is wrong, in words."""
+    return [*_model_problems(found), *_gateway_problems(found)]
+
+
+def _model_problems(found: rollout_pb2.GetStatusResponse) -> Iterator[str]:
+    for model in found.models:
+        yield from (f"{model.model}: {problem}" for problem in model.problems)
+
+
+def _gateway_problems(found: rollout_pb2.GetStatusResponse) -> Iterator[str]:
+    if not found.gateways and any(model.champion_version for model in found.models):
+        yield "no gateway is connected, so nobody is known to answer"
+    for gateway in found.gateways:
+        name = gateway.gateway_id
+        yield from (f"gateway {name}: {problem}" for problem in gateway.problems)
+        if gateway.revision < found.revision:
+            yield f"gateway {name} is at revision {gateway.revision}, not yet at {found.revision}"
+        if gateway.feature_sequence < found.feature_sequence:
+            yield f"gateway {name} applied feature batch {gateway.feature_sequence} of {found.feature_sequence}"
+        if gateway.report_age_ms > SILENT_MS:
+            yield f"gateway {name} last reported {gateway.report_age_ms / 1000:.0f} s ago"
+
+
+def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:
+    if not found.models:
+        return text("No model is registered.")
+    rows = (
+        (
+            m.model,
+            f"{m.model}/{m.champion_version}" if m.champion_version else text("nobody", "yellow"),
+            moment(m.since_ns),
+            m.promoted_by,
+            ", ".join(m.approved_by),
+            f"{m.model}/{m.standby_version}" if m.standby_version else "",
+        )
+        for m in found.models
+    )
+    return table(("model", "answers", "since", "promoted by", "approved by", "standby"), rows)
+
+
+def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:
+    if not found.gateways:
+        return text(f"Revision {found.revision}; no gateway is connected.")
+    rows = (
+        (
+            g.gateway_id,
+            _mark(g.revision, found.revision),
+            _mark(g.feature_sequence, found.feature_sequence),
+            f"{g.report_age_ms} ms ago",
+        )
+        for g in found.gateways
+    )
+    return table(("gateway", f"revision (of {found.revision})", "feature batch", "reported"), rows)
+
+
+def _mark(has: int, wanted: int) -> RenderableType:
+    return text(f"{has} confirmed" if has >= wanted else f"{has} behind {wanted}", "green" if has >= wanted else "red")
