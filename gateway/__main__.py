@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config import Config
+from gateway.telemetry import LOG, start_logging
 
 ROLES: Final = ("worker", "observer", "materializer")
 LEAVE_S: Final = 5.0
@@ -62,8 +63,19 @@ def describe(error: Exception) -> str:
 def run_role(role: str, arguments: Sequence[str]) -> int:
     """Runs one process of a gateway; its settings come on standard input, whose end means that the supervisor died."""
     config = Config.model_validate_json(sys.stdin.readline())
+    start_logging("-".join([role, *arguments]), config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor says when to leave
     threading.Thread(target=leave_with_the_supervisor, args=(config,), daemon=True).start()
+    try:
+        work(role, arguments, config)
+    except Exception as error:
+        LOG.critical("process_failed", exc_info=error)
+        return 1
+    return 0
+
+
+def work(role: str, arguments: Sequence[str], config: Config) -> None:
+    """Does the work of the role until it is told to leave; imports no more than that takes."""
     match role:
         case "worker":
             from gateway import worker
@@ -77,7 +89,6 @@ def run_role(role: str, arguments: Sequence[str]) -> int:
             from gateway import materializer
 
             materializer.run(config)
-    return 0
 
 
 def leave_with_the_supervisor(config: Config) -> None:

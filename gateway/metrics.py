@@ -118,7 +118,7 @@ def _routes(boards: Boards) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "interlock_connected", "Whether the control plane is connected.", bool(observer.get("connected"))
     )
-    yield GaugeMetricFamily("interlock_problems", "Problems reported now.", len(observer.get("all_problems", ())))
+    yield GaugeMetricFamily("interlock_problems", "Problems reported now.", len(observer.get("problems", ())))
 
 
 def _rows(observer: dict[str, Any]) -> Iterator[Metric]:

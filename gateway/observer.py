@@ -1,0 +1,127 @@
+"""The observer: it reads what the workers journal and adds it up, and holds the uplink to the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.board import Board
+from gateway.config import Config
+from gateway.journal_reader import JournalReader
+from gateway.loop import run_until_terminated
+from gateway.telemetry import log
+from gateway.totals import Totals
+from gateway.uplink import RouteFollower
+
+FORMAT: Final = 1
+PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.1
+AT_ONCE: Final = 2048
+"""Blocks added up before anything else gets its turn: a few milliseconds."""
+BOARD_BYTES: Final = 8 << 20
+BOARD_S: Final = 0.25
+SAVE_S: Final = 1.0
+
+
+def run(config: Config) -> None:
+    """Works until SIGTERM, which comes after the workers have ended; then adds up the rest of what they wrote."""
+    run_until_terminated(Observer(config).work())
+
+
+class Observer:
+    """Totals that neither a restart nor a kill makes wrong: they are saved together with the reader's position."""
+
+    def __init__(self, config: Config) -> None:
+        self._state = config.data / "observer.state"
+        self._board = Board(config.run_path / "observer.board", BOARD_BYTES)
+        self._routes = RouteFollower(config, (config.data / "gateway.id").read_text().strip())
+        saved = recall(self._state)
+        self._totals = Totals(saved.get("totals"))
+        self._reader = JournalReader(config.journal_path, saved.get("positions"))
+        self._lost_before = self._totals.lost
+        self._changed = False
+
+    async def work(self) -> None:
+        """Does all of its work, for ever."""
+        while self._add_up():  # before the board is first written: its figures must never go down
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tail())
+                tasks.create_task(self._say())
+                tasks.create_task(self._save())
+                tasks.create_task(self._routes.follow())
+        finally:
+            while self._add_up():
+                pass
+            self._keep()
+            self._board.write(self._facts())
+
+    async def _tail(self) -> None:
+        pause_s = PAUSE_S
+        while True:
+            full = self._add_up()
+            pause_s = PAUSE_S if self._changed else min(pause_s * 1.3, LONGEST_PAUSE_S)
+            await asyncio.sleep(0 if full else pause_s)
+
+    def _add_up(self) -> bool:
+        """Adds what has come, up to a number of blocks; whether there may be more."""
+        blocks = list(islice(self._reader.poll(AT_ONCE // 2), AT_ONCE))
+        if blocks:
+            self._totals.add(blocks)
+            self._changed = True
+        self._totals.lost = self._lost_before + self._reader.lost
+        return len(blocks) >= AT_ONCE // 2
+
+    async def _say(self) -> None:
+        while True:
+            self._board.write(self._facts())
+            await asyncio.sleep(BOARD_S)
+
+    def _facts(self) -> dict[str, Any]:
+        table = self._routes.table
+        return {
+            "pid": os.getpid(),
+            "heartbeat_ns": time.monotonic_ns(),
+            "connected": self._routes.connected,
+            "revision": table.revision,
+            "history_id": table.history_id,
+            "feature_sequence": self._routes.sequence,
+            "problems": self._routes.problems(),
+            **self._totals.facts(),
+        }
+
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_S)
+            if self._changed:
+                self._keep()
+
+    def _keep(self) -> None:
+        """Saves totals and positions, both or neither."""
+        self._changed = False
+        state = {"format": FORMAT, "totals": self._totals.facts(), "positions": self._reader.positions}
+        fresh = self._state.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(state))
+            fresh.rename(self._state)
+        except OSError as error:
+            log(logging.ERROR, "totals_not_saved", error=repr(error))
+
+
+def recall(path: Path) -> dict[str, Any]:
+    """What an earlier observer saved; nothing where that cannot be read."""
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log(logging.ERROR, "totals_not_read", error=repr(error))
+        return {}
+    return saved if saved.get("format") == FORMAT else {}

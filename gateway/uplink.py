@@ -1,0 +1,296 @@
+"""The gateway's side of the control plane's data-plane service: routes, artifacts and feature batches down, reports up.
+
+While the control plane cannot be reached nothing changes here, and nothing is asked of anybody: the uplink goes on
+trying. Each attempt is a new connection, so that none that is stuck can keep it from one that would work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from grpc import aio
+
+from control.v1 import data_plane_pb2 as pb
+from control.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub, DataPlaneServiceStub
+from gateway.artifacts import Artifacts, replace_durably
+from gateway.board import Boards
+from gateway.config import Config
+from gateway.contract.errors import Fault
+from gateway.features.writer import Batch
+from gateway.security import own_token
+from gateway.telemetry import log
+from gateway.wire.routes import parse_routes
+
+OPTIONS: Final = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", 65_000),  # servers that punish pings allow one a minute
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # also how long connecting may take
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+REPORT_S: Final = 1.0
+"""How often a report goes up when nothing has changed."""
+LOOK_S: Final = 0.04
+HURRIED_LOOK_S: Final = 0.01
+HURRY_NS: Final = 10_000_000_000
+"""How long after a new table its confirmation is looked for in a hurry: a promotion waits for it."""
+FETCH_S: Final = 300.0
+MOST_PROBLEMS: Final = 32
+
+
+class Lost(Exception):  # noqa: N818 - a state of the world, not an error of ours
+    """The control plane could not be reached, or refused; the message says which in words."""
+
+
+def pause_s(attempt: int) -> float:
+    """How long to wait after so many failed attempts: doubling, and spread so that gateways do not come together."""
+    longest = min(FIRST_PAUSE_S * float(1 << min(attempt, 10)), LONGEST_PAUSE_S)
+    return longest * (0.5 + secrets.randbelow(1000) / 2000)
+
+
+@contextlib.asynccontextmanager
+async def connection(config: Config) -> AsyncIterator[tuple[DataPlaneServiceAsyncStub, aio.Metadata]]:
+    """A new connection and the metadata that every call on it bears; raises Lost for whatever ends it."""
+    try:
+        token = own_token(config.token_file, config.data)
+    except OSError:
+        raise Lost("the file with the gateway's token cannot be read (gateway.token_file)") from None
+    try:
+        async with aio.insecure_channel(config.control, OPTIONS) as channel:
+            yield DataPlaneServiceStub(channel), aio.Metadata(("authorization", f"Bearer {token}"))
+    except aio.AioRpcError as error:
+        said = (error.details() or "").splitlines()
+        raise Lost(f"the control plane: {error.code().name}: {said[0][:300] if said else 'no details'}") from error
+
+
+async def feature_batches(config: Config, from_sequence: int, history_id: str) -> AsyncIterator[tuple[str, Batch]]:
+    """The batches of the feature log from a number on, each with the history that it belongs to; raises Lost."""
+    request = pb.WatchFeaturesRequest(from_sequence=from_sequence, history_id=history_id)
+    async with connection(config) as (stub, metadata):
+        async for response in stub.WatchFeatures(request, metadata=metadata):
+            yield response.history_id, _batch(response.batch)
+    raise Lost("the control plane ended the stream of features")
+
+
+def _batch(message: pb.FeatureBatch) -> Batch:
+    return Batch(
+        message.sequence,
+        message.view_hash,
+        message.definition_json,
+        {addition.feature: (addition.first_code, tuple(addition.values)) for addition in message.additions},
+        message.keys,
+        message.rows,
+    )
+
+
+class Table(NamedTuple):
+    """A route table, and what of it matters to the uplink."""
+
+    raw: bytes
+    history_id: str
+    revision: int
+    digests: tuple[str, ...]
+    """Of every artifact that it names."""
+
+
+EMPTY: Final = Table(b"", "", 0, ())
+
+
+def read_table(raw: bytes) -> Table:
+    """Reads a serialized table; raises ValueError for one that the workers could not read."""
+    parsed = parse_routes(raw)
+    champions = parsed.champions.values()
+    digests = {digest for served in champions for digest in (served.model_sha256, served.golden_sha256)}
+    return Table(raw, parsed.history_id, parsed.revision, tuple(sorted(digests)))
+
+
+def refusal(current: Table, offered: Table) -> str:
+    """Why a table must not replace the one in force; empty where it may."""
+    if current.history_id and offered.history_id != current.history_id:
+        return (
+            f"this gateway's routes belong to history {current.history_id}, the control plane's to "
+            f"{offered.history_id}; if the new one is right, stop the gateway and remove its routes and features"
+        )
+    if offered.revision < current.revision:
+        return f"the control plane sent revision {offered.revision}, older than {current.revision}, which is in force"
+    return ""
+
+
+class RouteFollower:
+    """Takes route tables from the control plane, and puts each on disk once every artifact that it names is there."""
+
+    def __init__(self, config: Config, gateway_id: str) -> None:
+        self.config = config
+        self.gateway_id = gateway_id
+        self.connected = False
+        self.artifacts = Artifacts(config.artifacts_path)
+        self.table = EMPTY
+        """The table on disk."""
+        self.sequence = 0
+        """The last feature batch that the materializer was seen to have applied."""
+        self._boards = Boards(config.run_path, config.worker_count)
+        self._problems: dict[str, str] = {}
+        self._wanted: Table | None = None
+        self._offered = asyncio.Event()
+        self._taken_ns = 0
+
+    async def follow(self) -> None:
+        """Works until it is cancelled."""
+        self._recall()
+        await asyncio.to_thread(self.artifacts.verify)
+        if not self.config.control:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._apply())
+
+    def problems(self) -> list[str]:
+        """What is wrong in this gateway, in words."""
+        children = self._boards.supervisor().get("children", ())
+        found = [*self._problems.values(), *(child["problem"] for child in children if child["problem"])]
+        found += self._boards.materializer().get("problems", ())
+        for index, said in self._boards.workers().items():
+            found += [f"worker {index}: {problem}" for problem in said["problems"]]
+        return found[:MOST_PROBLEMS]
+
+    def report(self) -> pb.WatchRoutesRequest:
+        """What goes up."""
+        self.sequence = self._boards.materializer().get("sequence", self.sequence)
+        return pb.WatchRoutesRequest(
+            gateway_id=self.gateway_id,
+            revision=self._boards.revision(),
+            feature_sequence=self.sequence,
+            problems=self.problems(),
+        )
+
+    def _recall(self) -> None:
+        """Reads the last known good table; one that is damaged counts as none."""
+        try:
+            self.table = read_table(self.config.routes_path.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            log(logging.ERROR, "route_table_damaged", problem=str(error))
+
+    async def _watch(self) -> None:
+        """Holds the stream of tables and reports, for ever."""
+        attempt = 0
+        while True:
+            try:
+                async for raw in self._tables():
+                    self._solve("connection")
+                    self.connected, attempt = True, 0
+                    self._consider(raw)
+            except Lost as lost:
+                self.connected = False
+                self._report_problem("connection", str(lost))
+            attempt += 1
+            await asyncio.sleep(pause_s(attempt))
+
+    async def _tables(self) -> AsyncIterator[bytes]:
+        """The tables that one connection brings; raises Lost."""
+        async with connection(self.config) as (stub, metadata):
+            async for response in stub.WatchRoutes(self._reports(), metadata=metadata):
+                yield response.table.SerializeToString()
+        raise Lost("the control plane ended the stream of routes")
+
+    async def _reports(self) -> AsyncIterator[pb.WatchRoutesRequest]:
+        """Reports: soon after each change, and every second."""
+        last, sent = None, 0.0
+        while True:
+            report = self.report()
+            if report != last or time.monotonic() > sent + REPORT_S:
+                last, sent = report, time.monotonic()
+                yield report
+            hurried = report.revision < self.table.revision and time.monotonic_ns() < self._taken_ns + HURRY_NS
+            await asyncio.sleep(HURRIED_LOOK_S if hurried else LOOK_S)
+
+    def _consider(self, raw: bytes) -> None:
+        """Wants an offered table, unless it must be refused."""
+        try:
+            offered = read_table(raw)
+            why = refusal(self.table, offered)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            self._report_problem("table", why)
+            return
+        self._solve("table")
+        self._wanted = offered
+        self._offered.set()
+
+    async def _apply(self) -> None:
+        """Fetches what the wanted table names and then puts it on disk, for ever; a newer one replaces it meanwhile."""
+        attempt = 0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._offered.wait(), pause_s(attempt) if attempt else None)
+            self._offered.clear()
+            table = self._wanted
+            if table is None:
+                continue
+            try:
+                for digest in self.artifacts.missing(table.digests):
+                    await self._fetch(digest)
+                self._put(table)
+            except (Fault, Lost, OSError) as error:
+                attempt += 1
+                self._report_problem("artifact", f"revision {table.revision} waits: {_words(error)}")
+            else:
+                attempt = 0
+                self._solve("artifact")
+
+    async def _fetch(self, digest: str) -> None:
+        request = pb.FetchArtifactRequest(sha256=digest)
+        with contextlib.closing(self.artifacts.receive(digest)) as incoming:
+            async with connection(self.config) as (stub, metadata):
+                async for response in stub.FetchArtifact(request, metadata=metadata, timeout=FETCH_S):
+                    incoming.add(response.chunk)
+            await asyncio.to_thread(incoming.finish)
+
+    def _put(self, table: Table) -> None:
+        """Puts the table where workers look, the former ones beside it, and drops artifacts that none of them names."""
+        if table.raw != self.table.raw:
+            self._shift()
+            replace_durably(self.config.routes_path, table.raw)
+            self.table, self._taken_ns = table, time.monotonic_ns()
+            log(logging.INFO, "routes_taken", revision=table.revision, history_id=table.history_id)
+        kept = {*table.digests, *(digest for former in self._former() for digest in former.digests)}
+        self.artifacts.keep_only(kept)
+
+    def _shift(self) -> None:
+        """Keeps the table on disk, and the one before it, as files of their own."""
+        path = self.config.routes_path
+        first, second = path.with_suffix(".1.pb"), path.with_suffix(".2.pb")
+        with contextlib.suppress(FileNotFoundError):
+            first.replace(second)
+        if self.table.raw:
+            replace_durably(first, self.table.raw)
+
+    def _former(self) -> list[Table]:
+        """The tables that were in force before."""
+        found = []
+        for path in self.config.data.glob(f"{self.config.routes_path.stem}.*.pb"):
+            with contextlib.suppress(ValueError):
+                found.append(read_table(path.read_bytes()))
+        return found
+
+    def _report_problem(self, about: str, problem: str) -> None:
+        if self._problems.get(about) != problem:
+            log(logging.WARNING, "uplink_problem", about=about, problem=problem)
+        self._problems[about] = problem
+
+    def _solve(self, about: str) -> None:
+        self._problems.pop(about, None)
+
+
+def _words(error: Fault | Lost | OSError) -> str:
+    return f"an artifact cannot be kept: {error.strerror}" if isinstance(error, OSError) else str(error)
