@@ -55,7 +55,8 @@ def main() -> int:
 
 def _tell(console: Console, report: Report, services: Services) -> None:
     with console.status("Loading the training libraries"):
-        from control.demo.story import STEPS, Story
+        from control.demo.plan import STEPS
+        from control.demo.story import Story
     take_all(console, report, STEPS, Story(services.data, services, report))
 
 

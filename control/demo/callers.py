@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import grpc
@@ -83,16 +83,6 @@ class Traffic:
                 if self._over.is_set():
                     return
                 self.replies.append(_score(stub, self._target, key))
-
-
-def largest_difference(replies: Sequence[Reply], expected: Mapping[int, Mapping[str, float]]) -> float:
-    """How far a score lies from the one expected of the version that answered; raises ValueError for a failed call."""
-    for reply in replies:
-        if reply.failure:
-            raise ValueError(f"the call for {reply.key} failed: {reply.failure}")
-        if reply.defaulted:
-            raise ValueError(f"{reply.defaulted} features of {reply.key} were not in the online store")
-    return max(abs(reply.score - expected[reply.version][reply.key]) for reply in replies)
 
 
 def _score(stub: ScoringServiceStub, target: Target, key: str) -> Reply:

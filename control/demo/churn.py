@@ -81,11 +81,6 @@ def view_definition(name: str, train: pd.DataFrame) -> FeatureView:
     return FeatureView.model_validate({"name": name, "entity": ENTITY, "features": described})
 
 
-def view_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """What is materialized of the view: a row per subscriber, with key and event time."""
-    return frame[["event_time", *VIEWS[name]]]
-
-
 def document(views: Sequence[FeatureView], owner: str) -> ModelDocument:
     """The model document of a version that takes all features of these views."""
     content: dict[str, Any] = {

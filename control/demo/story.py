@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from control.cli.feature_rows import Layout, feature_chunks
 from control.client import ControlPlane, lineage
 from control.connection import Refused
 from control.demo import churn
-from control.demo.callers import Reply, Target, Traffic, largest_difference, score_batch, score_each
+from control.demo.callers import Reply, Target, Traffic, score_batch, score_each
 from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
-from control.demo.materialize import feature_rows
+from control.demo.checks import largest_difference, require_version
 from control.demo.services import Services, until
 from control.demo.steps import Report
 from control.training.lineage import code_commit, environment_lock
-from control.v1 import registry_pb2
+from control.v1 import features_pb2, registry_pb2
 from gateway.contract.schema import FeatureView
 
 TOLERANCE: Final = 1e-5
@@ -32,6 +33,8 @@ CALLS_AFTER: Final = 300
 CALLS_IN_ALL: Final = 1_000
 TRAFFIC_S: Final = 60.0
 BATCH_ROWS: Final = 250
+ROWS: Final = "subscribers.csv"
+MADE_FROM: Final = {"training_data": "train.csv", "environment_lock": "environment.lock"}
 PEOPLE: Final = {
     "dana": ("data_scientist", "approver"),
     "erin": ("approver",),
@@ -74,6 +77,7 @@ class Story:
         training.mkdir()
         self.parts.train.to_csv(training / "train.csv", lineterminator="\n")
         (training / "environment.lock").write_text(environment_lock())
+        self.frame.drop(columns=churn.TARGET).to_csv(self.data / ROWS, lineterminator="\n")
         train, held_out = len(self.parts.train), len(self.parts.held_out)
         return f"{train:,} subscribers to train on, {held_out:,} held out (ids and event times derived, seeded)"
 
@@ -132,7 +136,7 @@ class Story:
         began, rows = time.monotonic(), 0
         for name in views:
             view = self.views[name]
-            chunks = partial(feature_rows, self.frame, view)
+            chunks = partial(_chunks, self.data / ROWS, view)
             answers = self.people["omar"].materialize(view.digest(), chunks, len(self.frame))
             rows += sum(answer.rows for answer in answers)
         if rows != len(views) * len(self.frame):
@@ -185,7 +189,7 @@ class Story:
         began = time.monotonic()
         replies = score_each(self.target, self.held_out)
         rate = len(replies) / (time.monotonic() - began)
-        self._require_version(replies, number)
+        require_version(replies, number, self.revisions)
         p50_ms = statistics.median(reply.ended_ns - reply.began_ns for reply in replies) / 1e6
         difference = self._compare(replies)
         self.report.rows_scored = max(self.report.rows_scored, len(replies))
@@ -202,7 +206,7 @@ class Story:
             columns = zip(keys, got.versions, got.scores, got.defaulted, strict=True)
             replies += [Reply(key, 0, 0, version, got.revision, score, gone) for key, version, score, gone in columns]
         rate = len(replies) / (time.monotonic() - began)
-        self._require_version(replies, number)
+        require_version(replies, number, self.revisions)
         difference = self._compare(replies)
         return f"{len(replies):,} rows, {BATCH_ROWS} a call, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
 
@@ -219,8 +223,8 @@ class Story:
         self.report.calls_during_promotion, self.report.failed_calls = len(replies), len(failures)
         if failures:
             raise ValueError(f"{len(failures)} of {len(replies):,} calls failed, the first with {failures[0]}")
-        self._require_version([reply for reply in replies if reply.ended_ns < began_ns], number - 1)
-        self._require_version([reply for reply in replies if reply.began_ns > confirmed_ns], number)
+        require_version([r for r in replies if r.ended_ns < began_ns], number - 1, self.revisions)
+        require_version([r for r in replies if r.began_ns > confirmed_ns], number, self.revisions)
         self._compare(replies)
         after = sum(reply.version == number for reply in replies)
         before = len(replies) - after
@@ -245,16 +249,6 @@ class Story:
         until(lambda: len(traffic.replies) >= count or None, TRAFFIC_S, f"{count:,} replies")
         self.services.check()
 
-    def _require_version(self, replies: Sequence[Reply], number: int) -> None:
-        """Raises ValueError unless this version answered each, under a revision that names it."""
-        first, later = self.revisions[number], self.revisions.get(number + 1, 1 << 63)
-        wrong = [r for r in replies if not r.failure and (r.version != number or not first <= r.revision < later)]
-        if wrong:
-            raise ValueError(
-                f"{len(wrong)} of {len(replies):,} replies are not of version {number}: the first for {wrong[0].key} "
-                f"by version {wrong[0].version} under revision {wrong[0].revision}"
-            )
-
     def _compare(self, replies: Sequence[Reply]) -> float:
         difference = largest_difference(replies, self.expected)
         self.report.max_abs_diff = max(self.report.max_abs_diff, difference)
@@ -263,29 +257,6 @@ class Story:
         return difference
 
 
-MADE_FROM: Final = {"training_data": "train.csv", "environment_lock": "environment.lock"}
-NEW: Final = tuple(name for name in churn.SECOND if name not in churn.FIRST)
-
-STEPS: Final[Sequence[tuple[str, Callable[[Story], str]]]] = (
-    ("Read mlc_churn.csv", Story.read_data),
-    ("Train version 1", lambda story: story.train(1, churn.FIRST)),
-    ("Start the control plane", Story.start_control),
-    ("Give people their tokens", Story.give_tokens),
-    ("Start a gateway", Story.start_gateway),
-    ("Define feature views", lambda story: story.define_features(churn.FIRST)),
-    ("Materialize features", lambda story: story.materialize(churn.FIRST)),
-    ("Register version 1", lambda story: story.register(1)),
-    ("Approve it", lambda story: story.approve(1)),
-    ("Promote it", lambda story: story.promote(1)),
-    ("Score by subscriber id", lambda story: story.score_one_by_one(1)),
-    ("Score in batches", lambda story: story.score_in_batches(1)),
-    ("Train version 2: one more feature", lambda story: story.train(2, churn.SECOND)),
-    ("Define and materialize its view", lambda story: f"{story.define_features(NEW)}, {story.materialize(NEW)}"),
-    ("Register version 2", lambda story: story.register(2)),
-    ("Approve it", lambda story: story.approve(2)),
-    ("Promote it while callers call", lambda story: story.promote_under_traffic(2)),
-    ("Score by subscriber id", lambda story: story.score_one_by_one(2)),
-    ("Score in batches", lambda story: story.score_in_batches(2)),
-    ("Verify the audit trail", Story.verify_audit),
-    ("Stop both services", Story.stop),
-)
+def _chunks(path: Path, view: FeatureView) -> Iterator[features_pb2.FeatureRows]:
+    with path.open(newline="") as file:
+        yield from feature_chunks(file, view, Layout(churn.ENTITY, "event_time"), path.name)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from control.demo import churn
-from control.demo.callers import Reply, largest_difference
+from control.demo.callers import Reply
+from control.demo.checks import largest_difference, require_version
 from control.demo.directory import MARK, claim
 from control.demo.steps import Report, StepFailed, take_all
 from gateway.contract.document import ModelDocument
@@ -112,6 +113,19 @@ def test_a_failed_or_defaulted_reply_is_no_score(reply: Reply, what: str) -> Non
     """A score from defaults would say nothing of the way that features took."""
     with pytest.raises(ValueError, match=what):
         largest_difference([reply], {1: {"S1": 0.5}})
+
+
+def test_replies_of_the_right_version_under_its_own_revisions_pass() -> None:
+    """Revision 5 made version 1 the champion, revision 9 version 2."""
+    require_version([Reply("S1", 0, 1, 1, 5), Reply("S2", 0, 1, 1, 8)], 1, {1: 5, 2: 9})
+    require_version([Reply("S1", 0, 1, 2, 9)], 2, {1: 5, 2: 9})
+
+
+@pytest.mark.parametrize("reply", [Reply("S1", 0, 1, 2, 9), Reply("S1", 0, 1, 1, 9), Reply("S1", 0, 1, 1, 4)])
+def test_a_reply_of_another_version_or_revision_is_named(reply: Reply) -> None:
+    """Even the right version under a revision that names another is wrong."""
+    with pytest.raises(ValueError, match="1 of 1 replies are not of version 1: the first for S1"):
+        require_version([reply], 1, {1: 5, 2: 9})
 
 
 def _document(train: object, views: tuple[str, ...]) -> ModelDocument:

@@ -1,0 +1,35 @@
+"""The steps of the story, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from control.demo import churn
+from control.demo.story import Story
+
+NEW: Final = tuple(name for name in churn.SECOND if name not in churn.FIRST)
+
+STEPS: Final[Sequence[tuple[str, Callable[[Story], str]]]] = (
+    ("Read mlc_churn.csv", Story.read_data),
+    ("Train version 1", lambda story: story.train(1, churn.FIRST)),
+    ("Start the control plane", Story.start_control),
+    ("Give people their tokens", Story.give_tokens),
+    ("Start a gateway", Story.start_gateway),
+    ("Define feature views", lambda story: story.define_features(churn.FIRST)),
+    ("Materialize features", lambda story: story.materialize(churn.FIRST)),
+    ("Register version 1", lambda story: story.register(1)),
+    ("Approve it", lambda story: story.approve(1)),
+    ("Promote it", lambda story: story.promote(1)),
+    ("Score by subscriber id", lambda story: story.score_one_by_one(1)),
+    ("Score in batches", lambda story: story.score_in_batches(1)),
+    ("Train version 2: one more feature", lambda story: story.train(2, churn.SECOND)),
+    ("Define and materialize its view", lambda story: f"{story.define_features(NEW)}, {story.materialize(NEW)}"),
+    ("Register version 2", lambda story: story.register(2)),
+    ("Approve it", lambda story: story.approve(2)),
+    ("Promote it while callers call", lambda story: story.promote_under_traffic(2)),
+    ("Score by subscriber id", lambda story: story.score_one_by_one(2)),
+    ("Score in batches", lambda story: story.score_in_batches(2)),
+    ("Verify the audit trail", Story.verify_audit),
+    ("Stop both services", Story.stop),
+)
