@@ -75,13 +75,17 @@ class Unit:
 
 
 class Store:
-    """Opens the store at `path`, creating and migrating it as needed."""
+    """Opens the store at `path`, creating and migrating it as needed.
 
-    def __init__(self, path: Path | str, clock: Callable[[], int] = time.time_ns) -> None:
+    A write waits at most `busy_s` for the one before it.
+    """
+
+    def __init__(self, path: Path | str, clock: Callable[[], int] = time.time_ns, busy_s: float = BUSY_S) -> None:
         self._clock = clock
+        self._busy_s = busy_s
         # Waiting here is fair and costs nothing; SQLite's own waiting polls and may starve a writer.
         self._writing = threading.Lock()
-        self._engine = _engine(Path(path))
+        self._engine = _engine(Path(path), busy_s)
         with _faults(), self._transaction("BEGIN IMMEDIATE") as connection:
             _migrate(connection)
             self.history_id = _history_id(connection, clock())
@@ -99,7 +103,7 @@ class Store:
         Any exception leaves nothing behind, and so does a unit that wrote but recorded nothing: that is a programming
         error and raises AssertionError. Units are not nested.
         """
-        if not self._writing.acquire(timeout=BUSY_S):
+        if not self._writing.acquire(timeout=self._busy_s):
             raise _unavailable("it is busy")
         try:
             with _faults(), self._transaction("BEGIN IMMEDIATE") as connection:
@@ -126,14 +130,14 @@ def read_head(connection: Connection) -> Head:
     return Head(row.history_id, row.sequence, row.hash)
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, busy_s: float) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         f"sqlite+pysqlite:///{path}",
-        connect_args={"timeout": BUSY_S},
+        connect_args={"timeout": busy_s},
         pool_size=8,
         max_overflow=24,
-        pool_timeout=BUSY_S,
+        pool_timeout=busy_s,
         # Values must not reach a log or a message with an error.
         hide_parameters=True,
     )
