@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import typer
 from typer.exceptions import TyperException
@@ -12,7 +14,7 @@ from typer.exceptions import TyperException
 from control.cli import approval, audit, config, features, model, score, services, status, token, up
 from control.cli.output import Output
 from control.cli.problem import ExitCode, Problem
-from gateway.contract.errors import Fault
+from gateway.contract.errors import Fault, Reason
 
 app = typer.Typer(
     help="Interlock: score by entity key at low latency, and govern which model version answers.",
@@ -30,6 +32,16 @@ status.declare(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")
+
+
+REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        Reason.ROLE_MISSING: "the operator gives roles by `interlock token create NAME --role ROLE > NAME.token`; "
+        "then add --token-file NAME.token",
+        Reason.APPROVAL_OWN: "somebody else does it with their own --token-file",
+    }
+)
+"""What a server cannot say of how to go on, because it does not know that it was asked from a shell."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +78,8 @@ def fail(error: Exception, out: Output) -> int:
             reason, message, code = "USAGE", _with_usage(error), ExitCode.MISUSED
         case _:
             raise error
-    out.failure(reason, message, facts)
+    remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
+    out.failure(reason, message + remedy, facts)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -35,12 +36,16 @@ ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, reada
 
 def read_text(path: Path) -> str:
     """A file's content; what is no UTF-8 text is refused."""
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Fault(
-            Reason.ARGUMENT_INVALID, f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
+    return "".join(read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """A file's lines with their ends; what is no UTF-8 text is refused."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            yield from file
+        except UnicodeDecodeError:
+            raise Fault(Reason.ARGUMENT_INVALID, f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
 def read_pairs(given: list[str], option: str) -> dict[str, str]:

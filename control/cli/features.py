@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from control.cli.arguments import ExistingFile, read_text
+from control.cli.arguments import ExistingFile, read_lines, read_text
 from control.cli.command import command, group
 from control.cli.output import facts, moment, short, table, text
 from control.cli.session import Session
@@ -130,21 +130,20 @@ def _layout(view: FeatureView, key: str, time_column: str, at: str) -> Layout:
 def _send(session: Session, view_hash: str, view: FeatureView, path: Path, layout: Layout) -> dict[str, int]:
     from control.cli.feature_rows import feature_chunks
 
-    read_text(path)
-
     def chunks() -> Iterator[features_pb2.FeatureRows]:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from feature_chunks(file, view, layout, path.name)
+        return feature_chunks(read_lines(path), view, layout, path.name)
 
-    with path.open("rb") as file:
-        expected = max(0, sum(1 for _ in file) - 1)
     sent = {"rows": 0, "batches": 0, "last_sequence": 0}
     with session.out.progress() as progress:
-        task = progress.add_task(f"{path.name} ({expected} rows)", total=expected) if progress else None
-        for answer in session.control.materialize(view_hash, chunks, expected):
+        task = progress.add_task(f"checking {path.name}", total=None) if progress else None
+        # Read once before anything is sent: a bad cell at the end of the file leaves nothing behind.
+        rows = sum(len(chunk.keys) for chunk in chunks())
+        if progress and task is not None:
+            progress.update(task, description=f"{path.name} ({rows} rows)", total=rows)
+        for answer in session.control.materialize(view_hash, chunks, rows):
             sent["rows"] += answer.rows
             sent["batches"] += 1
             sent["last_sequence"] = answer.sequence
             if progress and task is not None:
-                progress.advance(task, answer.rows)
+                progress.update(task, completed=sent["rows"])
     return sent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from control.cli.arguments import read_pairs
+from control.cli.arguments import read_lines, read_pairs
 from control.cli.command import command
 from control.cli.output import facts, table, text
 from control.cli.session import Session
@@ -76,8 +76,7 @@ def score(  # noqa: PLR0913 - what a request is made of, each an option of the c
         raise Fault(Reason.ARGUMENT_INVALID, "--input does not go with --file: make it a column of the file")
     from control.cli.score_rows import batch_requests, read_rows
 
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = read_rows(lines, file.name)
+    rows = read_rows(read_lines(file), file.name)
     entities = entity or [next(iter(rows.columns))]
     requests = batch_requests(model, version, rows, entities, kinds)
     keys = [dict(zip(entities, key, strict=True)) for key in zip(*(rows.columns[e] for e in entities), strict=True)]
