@@ -21,7 +21,6 @@ def check_promotable(record: VersionRecord, approved_by: Sequence[str], newest: 
             f"{record.subject} ({record.stage}) has no approval of its digest {record.digest[:12]}; "
             f"`interlock approval approve {record.subject}` gives one, by somebody else than {record.submitted_by}",
         )
-    advance(record.stage, Event.PROMOTE, record.subject)
     views = document_from_json(record.document_json).views
     if empty := sorted(name for name, view_hash in views.items() if view_hash not in newest):
         raise Fault(
@@ -39,6 +38,7 @@ def promotion_moves(record: VersionRecord, holders: Sequence[VersionRecord]) -> 
     `holders` are the champion and the standby, where there are any. The standby steps down first, even where it is the
     one that is promoted; then the champion becomes the standby.
     """
+    advance(record.stage, Event.PROMOTE, record.subject)  # as it is now, before any other steps down
     first_standby = sorted(holders, key=lambda holder: holder.stage is Stage.CHAMPION)
     moves = [_moved(holder, Event.SUPERSEDE) for holder in first_standby]
     stepped_down = next((move for move in moves if move.version == record.version), record)
