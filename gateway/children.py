@@ -63,7 +63,8 @@ class Child:
         code = None if self._process is None else self._process.poll()
         if self._process is None or code is None:
             return False
-        log(logging.WARNING, "process_ended", role=self.name, pid=self._process.pid, how=_how(code))
+        level = logging.WARNING if code else logging.INFO
+        log(level, "process_ended", role=self.name, pid=self._process.pid, how=_how(code))
         self._process = None
         if self.name != "observer":  # its figures stay true; what others said of themselves does not
             self._board.unlink(missing_ok=True)

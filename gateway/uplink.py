@@ -12,12 +12,12 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from grpc import aio
 
 from control.v1 import data_plane_pb2 as pb
-from control.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub, DataPlaneServiceStub
+from control.v1.data_plane_pb2_grpc import DataPlaneServiceStub
 from gateway.artifacts import Artifacts, replace_durably
 from gateway.board import Boards
 from gateway.config import Config
@@ -26,6 +26,9 @@ from gateway.features.writer import Batch
 from gateway.security import own_token
 from gateway.telemetry import log
 from gateway.wire.routes import parse_routes
+
+if TYPE_CHECKING:
+    from control.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub  # the stub's type, of which there is no class
 
 OPTIONS: Final = [
     ("grpc.use_local_subchannel_pool", 1),

@@ -1,0 +1,106 @@
+"""The smallest things that are real: a view, a model that adds its version to a feature, a table that routes to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from control.v1 import data_plane_pb2 as pb
+from gateway.contract.document import ModelDocument
+from gateway.contract.row import RowCodec
+from gateway.contract.schema import FeatureView
+from gateway.features.writer import Batch
+
+HISTORY: Final = "history-one"
+MODEL: Final = "minutes"
+VIEW: Final = FeatureView.model_validate(
+    {
+        "name": "usage",
+        "entity": "subscriber",
+        "features": [
+            {"name": "minutes", "type": "float32", "default": 5.0},
+            {"name": "batch", "type": "int64", "default": 0},
+        ],
+    }
+)
+CODEC: Final = RowCodec(VIEW)
+DOCUMENT: Final = ModelDocument.model_validate(
+    {
+        "name": MODEL,
+        "task": "regression",
+        "purpose": "Adds the number of its version to the minutes of a subscriber.",
+        "owner": {"person": "ana"},
+        "entities": ["subscriber"],
+        "views": {"usage": VIEW.digest()},
+        "inputs": [{"view": "usage", "feature": "minutes", "feeds": "x"}],
+        "output": {"score": "y"},
+    }
+)
+
+
+class Version(NamedTuple):
+    """A version and its artifacts."""
+
+    number: int
+    model: bytes
+    golden: bytes
+
+    def served(self, feature_sequence: int = 0) -> pb.ServedVersion:
+        """As a route table names it."""
+        return pb.ServedVersion(
+            version=self.number,
+            digest=sha256(f"manifest {self.number}".encode()),
+            model_sha256=sha256(self.model),
+            golden_sha256=sha256(self.golden),
+            document_json=DOCUMENT.canonical(),
+            feature_sequence=feature_sequence,
+        )
+
+    def artifacts(self) -> Mapping[str, bytes]:
+        """By digest."""
+        return {sha256(content): content for content in (self.model, self.golden)}
+
+
+def sha256(content: bytes) -> str:
+    """Its digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@cache
+def version(number: int) -> Version:
+    """The version whose score is the minutes plus its number."""
+    shape = ["n", 1]
+    addend = helper.make_tensor("addend", TensorProto.FLOAT, [1], [float(number)])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "addend"], ["y"])],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [addend],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model)
+    golden = f"usage.minutes,expected\n1,{number + 1}\n2.5,{number + 2.5}\n"
+    return Version(number, model.SerializeToString(), golden.encode())
+
+
+def table(
+    revision: int, served: Version | None = None, history_id: str = HISTORY, feature_sequence: int = 0
+) -> pb.RouteTable:
+    """A table that routes the model to the version, or names no model."""
+    models = [pb.ModelRoute(model=MODEL, champion=served.served(feature_sequence))] if served else []
+    views = [pb.PinnedView(hash=VIEW.digest(), definition_json=VIEW.canonical())] if served else []
+    return pb.RouteTable(format=1, history_id=history_id, revision=revision, models=models, views=views)
+
+
+def batch(sequence: int, keys: Sequence[str], event_ns: int = 1_000, minutes: float = 10.0) -> Batch:
+    """A batch whose rows say the same: minutes, and the number of their batch."""
+    columns: dict[str, Any] = {"minutes": np.full(len(keys), minutes), "batch": np.full(len(keys), sequence)}
+    times = np.full(len(keys), event_ns)
+    return Batch(sequence, VIEW.digest(), VIEW.canonical(), {}, keys, CODEC.encode(times, times, columns, {}))
