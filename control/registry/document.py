@@ -101,11 +101,11 @@ def _check_events(text: str, what: str) -> None:
     """Looks at the flat stream of events first, because building the tree of a deep document overflows the stack."""
     depth = nodes = documents = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _fault(what, [Problem("document", line, "has an anchor or alias (& or *); write the value out")])
-        if getattr(event, "tag", None) is not None:
-            raise _fault(what, [Problem("document", line, f"has a tag ({event.tag[:60]}); plain values only")])
+        if tag := getattr(event, "tag", None):
+            raise _fault(what, [Problem("document", line, f"has a tag ({tag[:60]}); plain values only")])
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         nodes += isinstance(event, yaml.NodeEvent)
         documents += isinstance(event, yaml.DocumentStartEvent)

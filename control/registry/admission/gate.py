@@ -1,0 +1,159 @@
+"""The server's side of admission: starts the disposable process, bounds it, and reads what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from typing import IO, Any, BinaryIO, Final, NamedTuple
+
+from control.registry.admission.report import Check, Limits, Refused, Report, report_from_json
+from control.registry.admission.sandbox import OUTPUT_BYTES
+from control.telemetry import log
+from gateway.contract.document import ModelDocument
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.schema import FeatureView
+
+REQUEST_BYTES: Final = 1 << 20
+AT_ONCE: Final = 2
+"""Admissions that run at once; the others wait, so that their memory adds up to no more than this many times."""
+MODULE: Final = "control.registry.admission"
+KILLED_FOR_TIME: Final = frozenset({-signal.SIGXCPU, -signal.SIGKILL})
+
+
+class Candidate(NamedTuple):
+    """What wants to be registered: opened files, and what they are said to be."""
+
+    model: BinaryIO
+    golden: BinaryIO
+    document: ModelDocument
+    views: Mapping[str, FeatureView]
+    """The pinned views, by name."""
+    model_sha256: str
+    golden_sha256: str
+
+
+class Admission:
+    """Admits models, a few at a time."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._room = threading.BoundedSemaphore(AT_ONCE)
+
+    def admit(self, candidate: Candidate) -> Report:
+        """Returns what was measured of the model, or raises a fault that names the check that it did not pass."""
+        try:
+            with self._room:
+                return _verdict(_run(_request(candidate, self._limits), candidate, self._limits), self._limits)
+        except Refused as refused:
+            raise Fault(
+                Reason.ADMISSION_REFUSED,
+                f"refused by the check `{refused.check}`: {refused.message}",
+                check=refused.check.value,
+            ) from None
+
+
+class Ended(NamedTuple):
+    """How the process ended. `code` is None where it was out of time, and minus the signal where one killed it."""
+
+    code: int | None
+    output: bytes
+    said: bytes
+
+
+def _request(candidate: Candidate, limits: Limits) -> bytes:
+    request = {
+        "model": candidate.model.fileno(),
+        "golden": candidate.golden.fileno(),
+        "model_sha256": candidate.model_sha256,
+        "golden_sha256": candidate.golden_sha256,
+        "document": candidate.document.canonical(),
+        "views": {name: view.canonical() for name, view in candidate.views.items()},
+        "limits": limits._asdict(),
+    }
+    raw = json.dumps(request).encode()
+    if len(raw) > REQUEST_BYTES:
+        raise Refused(Check.SIZE, "the document and its views together are larger than 1 MiB; describe less")
+    return raw
+
+
+def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
+    """Runs the process in a session and directory of its own. Its input and output are files, so neither can block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="interlock-admission-") as directory,
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as answer,
+        tempfile.TemporaryFile() as said,
+    ):
+        given.write(request)
+        given.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=given,
+            stdout=answer,
+            stderr=said,
+            cwd=directory,
+            env=_environment(),
+            pass_fds=(candidate.model.fileno(), candidate.golden.fileno()),
+            start_new_session=True,
+        )
+        code = _wait(process, limits.wall_s)
+        return Ended(code, _read(answer), _read(said))
+
+
+def _environment() -> dict[str, str]:
+    """No secrets, and one thread wherever a library would start more."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return kept | {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _wait(process: subprocess.Popen[bytes], wall_s: float) -> int | None:
+    """Waits, and kills the whole group however it ended, before its leader is reaped and its number could be reused."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        in_time = bool(poll.poll(wall_s * 1000))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        os.close(descriptor)
+        code = process.wait()
+    return code if in_time else None
+
+
+def _read(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read(OUTPUT_BYTES)
+
+
+def _verdict(ended: Ended, limits: Limits) -> Report:
+    if ended.code is None:
+        raise Refused(Check.TIME, f"it was not through after {limits.wall_s:g} s; a smaller model will be")
+    if ended.code in KILLED_FOR_TIME:
+        raise Refused(Check.TIME, f"it took more than {limits.cpu_s} s of processor time; a smaller model will not")
+    if ended.code != 0:
+        log(logging.WARNING, "admission_crashed", code=ended.code, said=ended.said[-2000:].decode(errors="replace"))
+        how = f"signal {-ended.code}" if ended.code < 0 else f"code {ended.code}"
+        raise Refused(
+            Check.CRASH, f"the process that examined it died with {how}; export it again with current converters"
+        )
+    return _parsed(ended.output)
+
+
+def _parsed(output: bytes) -> Report:
+    """Reads the answer. What wrote it had hostile bytes in memory, so nothing of it is taken on trust."""
+    try:
+        answer: dict[str, Any] = json.loads(output)
+        if "refused" not in answer:
+            return report_from_json(json.dumps(answer["report"]))
+        check, message = Check(answer["refused"]), str(answer["message"])[:2000]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(Check.CRASH, "the process that examined it gave no answer that can be read") from error
+    raise Refused(check, message)
