@@ -21,17 +21,11 @@ def once(store: Store, caller: str, key: str, method: str, request: bytes, chang
     Otherwise `change` runs in one unit and its answer is stored in the same transaction. `request` must be the same
     bytes for the same content.
     """
-    if not 1 <= len(key) <= LONGEST_KEY:
-        raise Fault(
-            Reason.IDEMPOTENCY_KEY_MISSING,
-            f"idempotency_key: every change takes one of 1 to {LONGEST_KEY} characters, this one has {len(key)}",
-        )
-    digest = hashlib.sha256(request).hexdigest()
     # A look without the write lock first: a repeated call is answered while others write, or the disk is full.
-    with store.read() as connection:
-        known = _answer(connection, caller, key, method, digest)
+    known = replay(store, caller, key, method, request)
     if known is not None:
         return known
+    digest = hashlib.sha256(request).hexdigest()
     with store.unit(caller) as unit:
         known = _answer(unit.connection, caller, key, method, digest)
         if known is not None:
@@ -48,6 +42,17 @@ def once(store: Store, caller: str, key: str, method: str, request: bytes, chang
             )
         )
     return answer
+
+
+def replay(store: Store, caller: str, key: str, method: str, request: bytes) -> bytes | None:
+    """The stored answer where the caller sent this key with this content before, for what must not be done twice."""
+    if not 1 <= len(key) <= LONGEST_KEY:
+        raise Fault(
+            Reason.IDEMPOTENCY_KEY_MISSING,
+            f"idempotency_key: every change takes one of 1 to {LONGEST_KEY} characters, this one has {len(key)}",
+        )
+    with store.read() as connection:
+        return _answer(connection, caller, key, method, hashlib.sha256(request).hexdigest())
 
 
 def _answer(connection: Connection, caller: str, key: str, method: str, digest: str) -> bytes | None:

@@ -63,6 +63,7 @@ class Reason(StrEnum):
     ARTIFACT_TOO_LARGE = "ARTIFACT_TOO_LARGE"
     ADMISSION_REFUSED = "ADMISSION_REFUSED"
     VERSION_UNKNOWN = "VERSION_UNKNOWN"
+    VERSION_EXISTS = "VERSION_EXISTS"
     VIEW_UNKNOWN = "VIEW_UNKNOWN"
     VIEW_EMPTY = "VIEW_EMPTY"
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105 - the name of a reason, not a secret
@@ -188,6 +189,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         ),
         Reason.VERSION_UNKNOWN: Entry(
             Code.NOT_FOUND, "No such model or version is registered. `interlock model list` says which are."
+        ),
+        Reason.VERSION_EXISTS: Entry(
+            Code.ALREADY_EXISTS,
+            "A version with exactly this content is registered already; the message names it. Use that one, or register what differs.",
         ),
         Reason.VIEW_UNKNOWN: Entry(
             Code.NOT_FOUND, "No feature view of that name or hash is stored. `interlock features apply` stores one."
