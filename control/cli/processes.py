@@ -25,6 +25,16 @@ PR_SET_PDEATHSIG: Final = 1
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
+def service_command(name: str, arguments: Sequence[str]) -> list[str]:
+    """The command that runs a service: a module found by name, so that this one need not import it."""
+    return [sys.executable, "-m", name, *arguments]
+
+
+def service_environment() -> dict[str, str]:
+    """Ours, and no module is taken from the working directory: a folder called control must not become the service."""
+    return os.environ | {"PYTHONSAFEPATH": "1"}
+
+
 class Stopped(Exception):  # noqa: N818 - somebody wanted it
     """SIGINT or SIGTERM came."""
 
@@ -36,7 +46,8 @@ class Service:
         self.name = name
         # Of its own session, so that Ctrl-C reaches this process alone, which then ends the services in order.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", name, *arguments],
+            service_command(name, arguments),
+            env=service_environment(),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             start_new_session=True,

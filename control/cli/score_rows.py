@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from control.cli.feature_rows import parse_value
@@ -32,10 +31,10 @@ class RowsFile(NamedTuple):
 
 def parse_types(given: Mapping[str, str]) -> dict[str, Dtype]:
     """Reads --type options."""
-    try:
-        return {name: Dtype(dtype) for name, dtype in given.items()}
-    except ValueError as error:
-        raise Fault(Reason.ARGUMENT_INVALID, f"--type: {error}; one of {', '.join(Dtype)} is wanted") from None
+    for name, dtype in given.items():
+        if dtype not in list(Dtype):
+            raise Fault(Reason.ARGUMENT_INVALID, f"--type {name}={dtype}: float32, int64, string or bool is wanted")
+    return {name: Dtype(dtype) for name, dtype in given.items()}
 
 
 def guess(cells: Iterable[str]) -> Dtype:
@@ -118,11 +117,6 @@ def batch_answers(response: scoring_pb2.ScoreBatchResponse) -> list[dict[str, An
 def flag_names(flags: Iterable[int]) -> list[str]:
     """Flags as people read them."""
     return [scoring_pb2.Flag.Name(flag).removeprefix("FLAG_").lower() for flag in flags]  # type: ignore[arg-type]  # numbers
-
-
-def first(items: Sequence[Any], n: int) -> list[Any]:
-    """The first n."""
-    return list(islice(items, n))
 
 
 def _kind(cell: str) -> Dtype:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Final
 
 import typer
 
 from control.cli.extras import needs_control
+from control.cli.processes import service_command, service_environment
 
 PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -32,4 +32,5 @@ def gateway(context: typer.Context) -> None:
 
 def _become(service: str, arguments: list[str]) -> None:
     """Replaces this process, so that signals reach the service and its exit code is ours."""
-    os.execv(sys.executable, [sys.executable, "-m", service, *arguments])  # noqa: S606 - an argument list of ours
+    command = service_command(service, arguments)
+    os.execve(command[0], command, service_environment())  # noqa: S606 - an argument list of ours

@@ -17,7 +17,7 @@ from control.cli.command import command
 from control.cli.extras import needs_control
 from control.cli.hints import next_step
 from control.cli.output import facts, text
-from control.cli.problem import ExitCode, Problem
+from control.cli.problem import Problem
 from control.cli.processes import Service, Stopped, Watch
 from control.cli.session import Session
 
@@ -135,13 +135,11 @@ def _announce(session: Session, control: places.ControlPlace, gateway: places.Ga
 
 @contextmanager
 def _announced_end(session: Session) -> Iterator[None]:
-    """Stopping is no failure; a service that ends by itself is one, whose cause it wrote above."""
+    """Stopping is no failure; a service that ends by itself is one, whose cause it wrote itself."""
     try:
         yield
     except Stopped:
         session.out.note("Both services have drained and stopped.")
     except Problem as problem:
-        hint = "; its reason stands above"
-        if problem.reason == "SERVICE_ENDED":
-            hint += ". The other one was drained. Where a port is taken, `--ports auto` takes free ones"
-        raise Problem(problem.reason, problem.message + hint, ExitCode.REFUSED) from None
+        hint = "; it said why above. Where a port is taken, `--ports auto` takes free ones"
+        raise Problem(problem.reason, problem.message + hint, problem.exit_code) from None
