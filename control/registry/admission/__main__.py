@@ -41,7 +41,7 @@ def _examine(request: dict[str, Any], limits: Limits) -> Report:
 
     upload = Upload(
         model=_read(request["model"], limits.model_bytes),
-        golden=_read(request["golden"], limits.model_bytes),
+        golden=_read(request["golden"], limits.golden_bytes),
         model_sha256=request["model_sha256"],
         golden_sha256=request["golden_sha256"],
         document=document_from_json(request["document"]),

@@ -33,6 +33,10 @@ class Upload(NamedTuple):
 
 def examine(upload: Upload, limits: Limits) -> Report:
     """Returns what was measured, or raises Refused."""
+    if len(upload.model) > limits.model_bytes:
+        raise Refused(Check.SIZE, f"the model has more than {limits.model_bytes} bytes; make it smaller")
+    if len(upload.golden) > limits.golden_bytes:
+        raise Refused(Check.GOLDEN_FILE, f"the golden rows have more than {limits.golden_bytes} bytes; send fewer")
     for name, data, digest in (
         ("model", upload.model, upload.model_sha256),
         ("golden rows", upload.golden, upload.golden_sha256),
@@ -58,8 +62,6 @@ def examine(upload: Upload, limits: Limits) -> Report:
 
 def check_statically(data: bytes, limits: Limits) -> dict[str, int]:
     """Makes every check that does not run the model, and returns how often each operator occurs."""
-    if len(data) > limits.model_bytes:
-        raise Refused(Check.SIZE, f"the model has {len(data)} bytes; {limits.model_bytes} are taken")
     check_format(data)
     check_wire(data, limits.metadata_entries + 64)
     model = parse(data)

@@ -57,6 +57,7 @@ class Limits(NamedTuple):
     cpu_s: int = 40
     memory_bytes: int = 3 << 30
     model_bytes: int = 256 << 20
+    golden_bytes: int = 16 << 20
     nodes: int = 20_000
     messages: int = 500_000
     """Parts of the file in all: nodes, attributes, tensors, types."""
