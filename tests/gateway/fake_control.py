@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any, Self
 
 import grpc
@@ -24,7 +25,7 @@ class FakeControl(DataPlaneServiceServicer):
         self.history_id = HISTORY
         self.table: pb.RouteTable | None = None
         self.artifacts: dict[str, bytes] = {}
-        self.batches: list[Batch] = []
+        self.batches: Sequence[Batch] = ()
         self.reports: list[pb.WatchRoutesRequest] = []
         self.watched_from: list[int] = []
         self.address = "127.0.0.1:0"
@@ -55,47 +56,46 @@ class FakeControl(DataPlaneServiceServicer):
     def append(self, *batches: Batch) -> None:
         """Appends to the feature log."""
         with self._changed:
-            self.batches += batches
+            self.batches = (*self.batches, *batches)
             self._changed.notify_all()
 
     def confirmed(self, revision: int) -> bool:
         """Whether the newest report says that the revision is in force."""
         return bool(self.reports) and self.reports[-1].revision == revision
 
-    def WatchRoutes(self, request_iterator: Any, context: Any) -> Iterator[pb.WatchRoutesResponse]:
+    def WatchRoutes(self, request_iterator: Any, context: Any) -> Iterator[pb.WatchRoutesResponse]:  # noqa: N802 - the proto's name
+        """Sends the table now and whenever another one is published."""
         _check(context)
         threading.Thread(target=self._listen, args=(request_iterator,), daemon=True).start()
-        sent = None
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self.table is not sent or not self._open or not context.is_active(), 1)
-                table = self.table
-            if not self._open or not context.is_active():
-                return
-            if table is not None and table is not sent:
-                yield pb.WatchRoutesResponse(table=table)
-                sent = table
+        sent: pb.RouteTable | None = None
+        while self._wait_while(lambda: self.table is sent, context):  # noqa: B023 - called before the next turn
+            sent = self.table
+            yield pb.WatchRoutesResponse(table=sent)
 
-    def FetchArtifact(self, request: Any, context: Any) -> Iterator[pb.FetchArtifactResponse]:
+    def FetchArtifact(self, request: Any, context: Any) -> Iterator[pb.FetchArtifactResponse]:  # noqa: N802
+        """Sends an artifact in pieces."""
         _check(context)
-        content = self.artifacts.get(request.sha256)
-        if content is None:
+        if request.sha256 not in self.artifacts:
             context.abort(grpc.StatusCode.NOT_FOUND, "no artifact with that digest is stored")
-        for start in range(0, len(content or b""), 100):
-            yield pb.FetchArtifactResponse(chunk=(content or b"")[start : start + 100])
+        content = self.artifacts[request.sha256]
+        for start in range(0, len(content), 100):
+            yield pb.FetchArtifactResponse(chunk=content[start : start + 100])
 
-    def WatchFeatures(self, request: Any, context: Any) -> Iterator[pb.WatchFeaturesResponse]:
+    def WatchFeatures(self, request: Any, context: Any) -> Iterator[pb.WatchFeaturesResponse]:  # noqa: N802
+        """Sends the batches from a number on, and goes on as they are appended."""
         _check(context)
         self.watched_from.append(request.from_sequence)
-        at = request.from_sequence - 1
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: len(self.batches) > at or not self._open or not context.is_active(), 1)
-            if not self._open or not context.is_active():
+        for at in count(request.from_sequence - 1):
+            if not self._wait_while(lambda: len(self.batches) <= at, context):  # noqa: B023 - called before the next turn
                 return
-            for batch in self.batches[at:]:
-                yield pb.WatchFeaturesResponse(batch=_message(batch), history_id=self.history_id)
-                at += 1
+            yield pb.WatchFeaturesResponse(batch=_message(self.batches[at]), history_id=self.history_id)
+
+    def _wait_while(self, nothing_new: Callable[[], bool], context: Any) -> bool:
+        """Waits for something new; False when the server closes or the caller has gone."""
+        with self._changed:
+            while self._open and context.is_active() and nothing_new():
+                self._changed.wait(0.2)
+            return self._open and bool(context.is_active())
 
     def _listen(self, requests: Any) -> None:
         try:
