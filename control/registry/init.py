@@ -1,0 +1,262 @@
+"""`model init`: a model document drafted from an ONNX file's graph, with what only a person knows left open."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from control.registry.admission.formats import check_format
+from control.registry.admission.graph import parse
+from control.registry.admission.report import Refused
+from gateway.contract.document import Task
+from gateway.contract.errors import Fault, Reason
+from gateway.contract.schema import Dtype, FeatureView
+from gateway.contract.tensors import ACCEPTS, GRAPH_DTYPES
+
+TYPES: Final[Mapping[int, Dtype]] = {
+    TensorProto.FLOAT: Dtype.FLOAT32,
+    TensorProto.DOUBLE: Dtype.FLOAT32,
+    TensorProto.INT64: Dtype.INT64,
+    TensorProto.INT32: Dtype.INT64,
+    TensorProto.BOOL: Dtype.BOOL,
+    TensorProto.STRING: Dtype.STRING,
+}
+GRAPH_TYPES: Final[Mapping[int, str]] = {
+    TensorProto.FLOAT: "tensor(float)",
+    TensorProto.DOUBLE: "tensor(double)",
+    TensorProto.INT64: "tensor(int64)",
+    TensorProto.INT32: "tensor(int32)",
+    TensorProto.BOOL: "tensor(bool)",
+    TensorProto.STRING: "tensor(string)",
+}
+SCORES: Final = ("probabilities", "output_probability", "probability", "scores", "score", "variable")
+"""What converters call the output that holds the score, the likeliest first."""
+PROBABILITIES: Final = frozenset(SCORES[:3])
+LABELS: Final = ("classlabels_strings", "classlabels_int64s", "classlabels_ints", "class_labels")
+PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:]*(?<!:)")
+
+
+class Input(NamedTuple):
+    """A graph input; `columns` is 0 where the graph does not say how many."""
+
+    name: str
+    type: Dtype
+    graph_type: str
+    columns: int
+
+
+class Output(NamedTuple):
+    """A graph output; `columns` is 0 where the graph does not say how many."""
+
+    name: str
+    is_float: bool
+    is_tensor: bool
+    columns: int
+
+
+class Graph(NamedTuple):
+    """What a draft needs of a graph."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    labels: tuple[str, ...]
+    """The class labels, where a classifier has them."""
+
+
+class Guess(NamedTuple):
+    """What the output seems to mean."""
+
+    task: Task
+    score: str
+    column: int | None
+    zipped: bool
+
+
+def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
+    """The text of a model.yaml for the file. Features of `views` feed the inputs that bear their names.
+
+    Raises a fault where the file is no ONNX model.
+    """
+    data = onnx.read_bytes()
+    try:
+        check_format(data)
+        model = parse(data)
+    except Refused as refused:
+        raise Fault(Reason.ADMISSION_REFUSED, f"{onnx.name}: {refused.message}", check=refused.check.value) from None
+    return write(read_graph(model), slug(name or onnx.stem), views)
+
+
+def read_graph(model: ModelProto) -> Graph:
+    """What a draft needs of the model."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    labels: tuple[str, ...] = ()
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in LABELS and node.domain == "ai.onnx.ml" and node.op_type != "LabelEncoder":
+                labels = tuple(text.decode(errors="replace") for text in attribute.strings) or tuple(
+                    map(str, attribute.ints)
+                )
+    return Graph(
+        tuple(_input(value) for value in model.graph.input if value.name not in constants),
+        tuple(_output(value) for value in model.graph.output),
+        labels,
+    )
+
+
+def guess(graph: Graph) -> Guess:
+    """What the output that holds the score seems to be, and to mean."""
+    named = {output.name: output for output in graph.outputs}
+    found = next((named[name] for name in SCORES if name in named), None)
+    if found is None:
+        found = next((output for output in graph.outputs if output.is_float), graph.outputs[-1])
+    zipped = not found.is_tensor
+    columns = found.columns or (len(graph.labels) if found.name in PROBABILITIES or zipped else 0)
+    score = "probabilities" if zipped else found.name
+    if found.name == "scores" and {"label", "scores"} <= named.keys() and columns <= 1:
+        return Guess(Task.ANOMALY, score, 0 if columns == 0 else None, zipped)
+    if columns > 2:
+        return Guess(Task.MULTICLASS, score, None, zipped)
+    if columns == 2:
+        return Guess(Task.BINARY, score, 1, zipped)
+    return Guess(Task.BINARY if found.name in PROBABILITIES else Task.REGRESSION, score, None, zipped)
+
+
+def write(graph: Graph, name: str, views: Sequence[FeatureView]) -> str:
+    """The document as text, with a comment on every line that a person should look at."""
+    guessed = guess(graph)
+    columns = list(_columns(graph, views))
+    used = [view for view in views if any(line.startswith(f"{{view: {view.name},") for line in columns)]
+    lines = [
+        "# Drafted from the graph. Fill in what is REQUIRED, check what is GUESSED, then: interlock model register",
+        *_zipped(guessed),
+        f"name: {name}",
+        f"task: {guessed.task}  # GUESSED: one of {', '.join(Task)}",
+        'purpose: ""  # REQUIRED: what the model is for, in a sentence',
+        "owner:",
+        '  person: ""  # REQUIRED: who answers for it, by the name of their account',
+        "tier: standard  # low, standard or regulated: how much evidence and how many people a version needs",
+    ]
+    if used:
+        lines += [f"entities: [{', '.join(dict.fromkeys(view.entity for view in used))}]"]
+        lines += ["views:  # each pinned by the hash of its definition"]
+        lines += [f"  {view.name}: {view.digest()}" for view in used]
+    else:
+        lines += ["entities: []  # the entities whose keys a request gives; needed once an input is a stored feature"]
+    lines += [
+        "inputs:  # the columns of the graph's inputs, in order. A stored feature, instead of a value that the caller",
+        "  # sends, is written {view: VIEW, feature: FEATURE, feeds: INPUT}, and its view is pinned under `views`",
+        *(f"  - {line}" for line in columns),
+        *_meaning(guessed, graph),
+        "nan: reject  # whether a request-time float may be NaN or infinite: allow or reject",
+        "tolerance: 1e-5  # how far a golden row's result may lie from the expected one",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def slug(text: str) -> str:
+    """The text as a name: lower-case letters, digits and underscores."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:63] or "model"
+    return name if name[0].isalpha() else f"m_{name}"[:63]
+
+
+def _zipped(guessed: Guess) -> list[str]:
+    if not guessed.zipped:
+        return []
+    return [
+        "# This graph gives its scores as dictionaries (ZipMap), which will be refused. Convert the model again with",
+        "#   to_onnx(model, ..., options={id(model): {'zipmap': False}})",
+        "# Its scores are then the output `probabilities`, as is written below.",
+    ]
+
+
+def _columns(graph: Graph, views: Sequence[FeatureView]) -> Iterator[str]:
+    taken: set[str] = set()
+    for item in graph.inputs:
+        stored = _stored(item, views)
+        if stored:
+            yield from (f"{{view: {view}, feature: {feature}, feeds: {_text(item.name)}}}" for view, feature in stored)
+            continue
+        open_end = "" if item.columns else "  # REQUIRED: the graph does not say how many columns; list each, in order"
+        for index in range(max(item.columns, 1)):
+            name = _unused(slug(item.name) if item.columns == 1 else f"{slug(item.name)[:56]}_{index + 1}", taken)
+            yield f"{{request: {name}, type: {item.type}, feeds: {_text(item.name)}}}{open_end}"
+
+
+def _stored(item: Input, views: Sequence[FeatureView]) -> list[tuple[str, str]]:
+    """The features that feed the input: the one of its name, or all of one view where as many are wanted."""
+    dtype = GRAPH_DTYPES[item.graph_type]
+    for view in views:
+        fitting = [feature.name for feature in view.features if dtype in ACCEPTS[feature.type]]
+        if item.columns == 1 and slug(item.name) in fitting:
+            return [(view.name, slug(item.name))]
+        if item.columns > 1 and len(fitting) == item.columns:
+            return [(view.name, feature) for feature in fitting]
+    return []
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name[:58]}_{number}", number + 1
+    taken.add(found)
+    return found
+
+
+def _meaning(guessed: Guess, graph: Graph) -> list[str]:
+    lines = ["output:", f"  score: {_text(guessed.score)}  # GUESSED: the graph output that holds the score"]
+    labels = graph.labels
+    if guessed.column is not None:
+        lines.append(f"  column: {guessed.column}  # GUESSED: which column of it, counted from 0")
+    match guessed.task:
+        case Task.MULTICLASS:
+            lines += [f"  labels: [{', '.join(_quoted(label) for label in labels)}]  # one per column"]
+            lines += ["decision: {kind: argmax}  # or none"]
+        case Task.BINARY:
+            hit, otherwise = (labels[1], labels[0]) if len(labels) == 2 else ("yes", "no")
+            lines += ["decision:  # GUESSED: what the score means for the business; a change of it is a new approval"]
+            lines += ["  kind: threshold", "  threshold: 0.5", f"  hit: {_quoted(hit)}"]
+            lines += [f"  otherwise: {_quoted(otherwise)}"]
+        case Task.ANOMALY:
+            lines += ["  direction: lower  # GUESSED: the lower the score, the stranger the row"]
+            lines += ["decision: {kind: none}  # or a threshold"]
+        case _:
+            lines += ["decision: {kind: none}  # or a threshold"]
+    return lines
+
+
+def _input(value: ValueInfoProto) -> Input:
+    kind = value.type.tensor_type.elem_type
+    if kind not in TYPES:
+        raise Fault(
+            Reason.ADMISSION_REFUSED,
+            f"graph input {value.name!r:.80} is no tensor of numbers, booleans or text, so no column can feed it",
+            check="signature",
+        )
+    return Input(value.name, TYPES[kind], GRAPH_TYPES[kind], _width(value))
+
+
+def _output(value: ValueInfoProto) -> Output:
+    is_tensor = value.type.WhichOneof("value") == "tensor_type"
+    is_float = is_tensor and value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+    return Output(value.name, is_float, is_tensor, _width(value) if is_tensor else 0)
+
+
+def _width(value: ValueInfoProto) -> int:
+    """How many columns a tensor has: 1 for a list of rows, 0 where it is not said."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) == 1:
+        return 1
+    return int(dims[1].dim_value) if len(dims) == 2 else 0
+
+
+def _text(name: str) -> str:
+    return name if PLAIN.fullmatch(name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
