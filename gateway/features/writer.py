@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import lmdb
 
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.row import RowCodec
 from gateway.contract.schema import view_from_json
-from gateway.features.store import DICTIONARY, HISTORY, META, ROWS, SEQUENCE, VIEW, view_key
+from gateway.features.store import DICTIONARY, HISTORY, META, ROWS, SEQUENCE, VIEW, VIEW_KEY_BYTES, view_key
+
+KEY_BYTES: Final = 511 - VIEW_KEY_BYTES
+"""Bytes of the longest entity key that the store can hold."""
 
 
 class Batch(NamedTuple):
@@ -39,7 +42,7 @@ class OnlineWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self._env = lmdb.open(str(directory), map_size=map_bytes, max_dbs=2, max_readers=512)
         self._rows, self._meta = self._env.open_db(ROWS), self._env.open_db(META)
-        self._codecs: dict[str, RowCodec] = {}
+        self._codecs: dict[str, tuple[str, RowCodec]] = {}
         self._env.reader_check()  # slots of readers that were killed would keep old pages for ever
 
     @property
@@ -86,16 +89,20 @@ class OnlineWriter:
         self._env.close()
 
     def _codec(self, batch: Batch) -> RowCodec:
-        codec = self._codecs.get(batch.view_hash)
-        if codec is None:
+        """The layout of the batch's rows; raises ValueError for a batch that does not fit it or the store."""
+        definition, codec = self._codecs.get(batch.view_hash, ("", None))
+        if codec is None or definition != batch.definition_json:
             view = view_from_json(batch.definition_json)
             if view.digest() != batch.view_hash:
                 raise ValueError(f"batch {batch.sequence}: the definition is not the one that its hash names")
-            codec = self._codecs[batch.view_hash] = RowCodec(view)
+            codec = RowCodec(view)
+            self._codecs[batch.view_hash] = batch.definition_json, codec
         if len(batch.rows) != codec.stride * len(batch.keys):
             raise ValueError(
                 f"batch {batch.sequence}: {len(batch.rows)} bytes for {len(batch.keys)} rows of {codec.stride}"
             )
+        if any(len(key.encode()) > KEY_BYTES for key in batch.keys):
+            raise ValueError(f"batch {batch.sequence}: an entity key has more than {KEY_BYTES} bytes")
         return codec
 
     def _check_history(self, txn: Any, history_id: str) -> None:
