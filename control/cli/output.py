@@ -30,7 +30,8 @@ class Output:
     def result(self, document: object, *parts: RenderableType) -> None:
         """Prints the document as JSON, or the parts for people."""
         if self.as_json:
-            print(json.dumps(plain(document), ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
+            indent = 2 if sys.stdout.isatty() else None
+            print(json.dumps(plain(document), ensure_ascii=False, indent=indent), flush=True)
             return
         stdout = console(sys.stdout)
         for part in parts:

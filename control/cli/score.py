@@ -13,7 +13,6 @@ from control.cli.arguments import read_lines, read_pairs
 from control.cli.command import command
 from control.cli.output import facts, table, text
 from control.cli.session import Session
-from gateway.contract.errors import Fault, Reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +38,12 @@ def score(  # noqa: PLR0913 - what a request is made of, each an option of the c
     ] = None,
     given: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=VALUE", help="A request-time input: 3 is int64, 3.0 is float32."),
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="A request-time input: 3 is int64, 3.0 float32. With --file: NAME of a column.",
+        ),
     ] = None,
     types: Annotated[
         list[str] | None,
@@ -50,8 +54,8 @@ def score(  # noqa: PLR0913 - what a request is made of, each an option of the c
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Score the rows of a CSV file: columns named by --entity (the first column, without one) are keys, "
-            "the rest are inputs.",
+            help="Score the rows of a CSV file by the columns that --entity and --input name; without either, the "
+            "first column holds the keys.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --file: write the answers there, as CSV.")] = None,
@@ -72,14 +76,12 @@ def score(  # noqa: PLR0913 - what a request is made of, each an option of the c
         answer = session.gateway.score(request, timeout_s)
         session.out.result(answer, *_one(answer))
         return
-    if given:
-        raise Fault(Reason.ARGUMENT_INVALID, "--input does not go with --file: make it a column of the file")
-    from control.cli.score_rows import batch_requests, read_rows
+    from control.cli.score_rows import Columns, batch_requests, read_rows
 
     rows = read_rows(read_lines(file), file.name)
-    entities = entity or [next(iter(rows.columns))]
-    requests = batch_requests(model, version, rows, entities, kinds)
-    keys = [dict(zip(entities, key, strict=True)) for key in zip(*(rows.columns[e] for e in entities), strict=True)]
+    entities = entity or ([] if given else [next(iter(rows.columns))])
+    requests = batch_requests(model, version, rows, Columns(entities, given or []), kinds)
+    keys = [{name: rows.columns[name][row] for name in entities} for row in range(rows.n)]
     answers = [key | answer for key, answer in zip(keys, _score_all(session, requests, rows.n, timeout_s), strict=True)]
     failed = sum("reason" in answer for answer in answers)
     if out is not None:

@@ -29,6 +29,13 @@ class RowsFile(NamedTuple):
     n: int
 
 
+class Columns(NamedTuple):
+    """Which columns of the file are sent."""
+
+    entities: Sequence[str]
+    inputs: Sequence[str]
+
+
 def parse_types(given: Mapping[str, str]) -> dict[str, Dtype]:
     """Reads --type options."""
     for name, dtype in given.items():
@@ -74,21 +81,21 @@ def read_rows(lines: Iterable[str], source: str) -> RowsFile:
 
 
 def batch_requests(
-    model: str, version: int, rows: RowsFile, entities: Sequence[str], types: Mapping[str, Dtype]
+    model: str, version: int, rows: RowsFile, wanted: Columns, types: Mapping[str, Dtype]
 ) -> Iterator[scoring_pb2.ScoreBatchRequest]:
-    """Requests of at most BATCH_ROWS rows; the columns that are no entity are inputs."""
-    if absent := [name for name in entities if name not in rows.columns]:
-        have = ", ".join(rows.columns)
-        raise Fault(Reason.ARGUMENT_INVALID, f"--entity {absent[0]}: the file has no such column; it has {have}")
-    inputs = [name for name in rows.columns if name not in entities]
-    kinds = {name: types.get(name) or guess(rows.columns[name]) for name in inputs}
-    values = {name: [_read(kinds[name], name, cell) for cell in rows.columns[name]] for name in inputs}
+    """Requests of at most BATCH_ROWS rows."""
+    for option, names in (("--entity", wanted.entities), ("--input", wanted.inputs)):
+        if absent := [name for name in names if name not in rows.columns]:
+            have = ", ".join(rows.columns)
+            raise Fault(Reason.ARGUMENT_INVALID, f"{option} {absent[0]}: the file has no such column; it has {have}")
+    kinds = {name: types.get(name) or guess(rows.columns[name]) for name in wanted.inputs}
+    values = {name: [_read(kinds[name], name, cell) for cell in rows.columns[name]] for name in wanted.inputs}
     for start in range(0, rows.n, BATCH_ROWS):
         part = slice(start, start + BATCH_ROWS)
         request = scoring_pb2.ScoreBatchRequest(model=model, version=version)
-        for name in entities:
+        for name in wanted.entities:
             request.entities.add(entity=name, keys=rows.columns[name][part])
-        for name in inputs:
+        for name in wanted.inputs:
             getattr(request.inputs.add(name=name), f"{VALUES[kinds[name]]}s").extend(values[name][part])
         yield request
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.cli.feature_rows import MAX_ROWS, Layout, feature_chunks, parse_time
-from control.cli.score_rows import BATCH_ROWS, batch_answers, batch_requests, guess, read_rows, row_request
+from control.cli.score_rows import BATCH_ROWS, Columns, batch_answers, batch_requests, guess, read_rows, row_request
 from control.v1 import features_pb2
 from gateway.contract.errors import Fault
 from gateway.contract.schema import Dtype, FeatureView
@@ -166,9 +166,9 @@ def test_a_row_request_has_each_value_in_the_field_of_its_type() -> None:
 
 
 def test_a_file_becomes_batches_that_a_gateway_takes() -> None:
-    """Columns that are no entity are inputs, typed by all of their cells, so that no batch differs from the others."""
-    lines = ["subscriber,amount", *(f"S{i},{i if i else 0.5}" for i in range(BATCH_ROWS + 3))]
-    requests = list(batch_requests("m", 0, read_rows(lines, "f.csv"), ["subscriber"], {}))
+    """Inputs are typed by all of their cells, so that no batch differs from the others; other columns stay behind."""
+    lines = ["subscriber,amount,note", *(f"S{i},{i if i else 0.5},x" for i in range(BATCH_ROWS + 3))]
+    requests = list(batch_requests("m", 0, read_rows(lines, "f.csv"), Columns(["subscriber"], ["amount"]), {}))
     assert [len(request.entities[0].keys) for request in requests] == [BATCH_ROWS, 3]
     assert [len(request.inputs[0].numbers) for request in requests] == [BATCH_ROWS, 3]
 
@@ -185,7 +185,7 @@ def test_a_file_becomes_batches_that_a_gateway_takes() -> None:
 def test_a_file_that_cannot_be_scored_says_why(lines: list[str], said: str) -> None:
     """Before anything is sent."""
     with pytest.raises(Fault) as caught:
-        list(batch_requests("m", 0, read_rows(lines, "f.csv"), ["subscriber"], {}))
+        list(batch_requests("m", 0, read_rows(lines, "f.csv"), Columns(["subscriber"], []), {}))
     assert said in caught.value.message
 
 
