@@ -25,7 +25,7 @@ from control.security import POLICY, Caller, FindToken, authenticate, authorize,
 from control.telemetry import LOG, log
 from gateway.contract.errors import DOMAIN, Fault, Reason
 
-RECHECK_S: Final = 5.0
+RECHECK_S: Final = 2.0
 """How long a stream goes on after its token was revoked or has expired."""
 LONGEST_MESSAGE: Final = 1500
 """Characters of a fault's message: it is sent twice in trailers, of which clients take 8 KiB."""

@@ -25,14 +25,16 @@ from control.governance.records import find_token
 from control.governance.service import GovernanceService
 from control.governance.tokens import ensure_first_tokens
 from control.guard import Guard
+from control.registry.admission.gate import Admission
 from control.registry.artifacts import ArtifactStore
+from control.registry.service import RegistryService
 from control.rollout.data_plane import DataPlaneService
 from control.rollout.hub import Hub
 from control.rollout.service import RolloutService, current_table
 from control.security import Token, require_loopback
 from control.store.store import Store
 from control.telemetry import log
-from control.v1 import data_plane_pb2, features_pb2, governance_pb2, rollout_pb2
+from control.v1 import data_plane_pb2, features_pb2, governance_pb2, registry_pb2, rollout_pb2
 
 HEALTH_THREADS: Final = 2
 
@@ -111,6 +113,8 @@ class ControlPlane:
         artifacts = ArtifactStore(self._config.artifacts_path, self._config.max_artifact_bytes)
         feature_log = FeatureLog(self.store)
         data_plane = DataPlaneService(self._hub, self.store.history_id, artifacts, feature_log)
+        registry = RegistryService(self.store, artifacts, Admission())
+        guard.serve(_service(registry_pb2, "RegistryService"), registry)
         guard.serve(_service(features_pb2, "FeaturesService"), FeaturesService(self.store, feature_log))
         guard.serve(_service(governance_pb2, "GovernanceService"), GovernanceService(self.store))
         guard.serve(_service(rollout_pb2, "RolloutService"), RolloutService(self.store, self._hub))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,17 @@ def running(data: Path, **settings: Any) -> Iterator[ControlPlane]:
             yield plane
         finally:
             plane.stop()
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process may grow, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def token_for(store: Store, actor: str, *roles: Role, valid_s: int = 3600) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import resource
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from control.store.idempotency import once
 from control.store.store import Store, Unit, read_head
 from control.store.tables import METADATA, artifacts, audit, tokens
 from gateway.contract.errors import Fault, Reason
+from tests.control.planes import no_room
 from tests.support import STRESS
 
 
@@ -248,17 +247,6 @@ def test_a_store_that_another_process_writes_is_unavailable_and_recovers(store: 
     with store.unit("ana") as unit:
         unit.record("test", "x", {})
     assert entries(store) == 1
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """No file of this process may grow, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(store: Store) -> None:
