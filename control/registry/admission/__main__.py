@@ -35,6 +35,8 @@ def outcome(examination: Callable[[], Report]) -> bytes:
 
 def _examine(request: dict[str, Any], limits: Limits) -> Report:
     # Here, because limits must be in force before the first library is loaded.
+    import numpy.ma  # noqa: F401 - numpy loads it at its first `unique`, and after isolate() nothing can be loaded
+
     from control.registry.admission.examine import Upload, examine
     from gateway.contract.document import document_from_json
     from gateway.contract.schema import view_from_json
