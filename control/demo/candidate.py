@@ -48,8 +48,8 @@ def prepare(parts: Split, views: Sequence[FeatureView], owner: str, directory: P
 
 
 def as_yaml(document: Document) -> str:
-    """A document as people write it: without what is left at its default."""
-    content = document.model_dump(mode="json", exclude_defaults=True)
+    """A document as people write it: what was said, and nothing that was left at its default."""
+    content = document.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 

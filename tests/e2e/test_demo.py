@@ -1,0 +1,76 @@
+"""The demo, as `make demo` runs it, once for real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+
+class Ran(NamedTuple):
+    """What a run of the demo left behind."""
+
+    data: Path
+    output: list[str]
+    report: dict[str, Any]
+    code: int
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One run for the whole module."""
+    place = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "control.demo", "--data", str(place / "data"), "--report", str(place / "r.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    print(done.stdout, done.stderr)
+    report = json.loads((place / "r.json").read_text())
+    return Ran(place / "data", done.stdout.strip().splitlines(), report, done.returncode)
+
+
+def test_every_step_succeeds(ran: Ran) -> None:
+    """The whole way, from a table to scores under a second version."""
+    assert [step["name"] for step in ran.report["steps"] if not step["ok"]] == []
+    assert ran.code == 0
+    assert ran.report["ok"]
+
+
+def test_every_score_is_that_of_scikit_learn(ran: Ran) -> None:
+    """1,000 subscribers that no version was trained on, compared in float64."""
+    assert ran.report["rows_scored"] == 1000
+    assert 0 < ran.report["max_abs_diff"] <= 1e-5
+
+
+def test_no_call_fails_while_a_version_is_promoted(ran: Ran) -> None:
+    """Callers did not notice."""
+    assert ran.report["calls_during_promotion"] >= 1000
+    assert ran.report["failed_calls"] == 0
+
+
+def test_every_step_is_one_line(ran: Ran) -> None:
+    """With its name, its figure and its seconds."""
+    names = [step["name"] for step in ran.report["steps"]]
+    lines = [line for line in ran.output if line.startswith("✓ ")]
+    assert len(lines) == len(names)
+    assert all(line.startswith(f"✓ {name}") and line.endswith(" s") for line, name in zip(lines, names, strict=True))
+
+
+def test_the_last_line_is_a_command_on_the_same_data(ran: Ran) -> None:
+    """It can be pasted."""
+    command = ran.output[-1].split()
+    assert command[1:] == ["up", "--data", str(ran.data)]
+    subprocess.run([command[0], "--help"], check=True, capture_output=True)
+
+
+def test_no_process_is_left(ran: Ran) -> None:
+    """Whatever was started has ended."""
+    left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(ran.data) in _command(process)]
+    assert left == []
+
+
+def _command(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or [])
