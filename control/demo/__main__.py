@@ -32,7 +32,7 @@ def main() -> int:
         return 2
     try:
         with Services(data) as services:
-            _tell(console, report, services)
+            subscriber = _tell(console, report, services)
         report.ok = True
     except StepFailed as failed:
         where = f"The services' logs are in {arguments.data / 'logs'}"
@@ -48,16 +48,30 @@ def main() -> int:
             report.write(arguments.report)
     if not report.ok:
         return 1
-    console.print(f"\nAll of it in {time.monotonic() - began:.0f} s. To keep it running:", highlight=False)
-    console.print(f"{_interlock()} up --data {arguments.data}", soft_wrap=True, highlight=False, markup=False)
+    _farewell(console, time.monotonic() - began, arguments.data, subscriber)
     return 0
 
 
-def _tell(console: Console, report: Report, services: Services) -> None:
+def _tell(console: Console, report: Report, services: Services) -> str:
+    """Takes all steps; returns a subscriber to try further commands with."""
     with console.status("Loading the training libraries"):
         from control.demo.plan import STEPS
         from control.demo.story import Story
-    take_all(console, report, STEPS, Story(services.data, services, report))
+    story = Story(services.data, services, report)
+    take_all(console, report, STEPS, story)
+    return story.held_out[0]
+
+
+def _farewell(console: Console, seconds: float, data: Path, subscriber: str) -> None:
+    """What to do next, as commands; the last line alone keeps the result running."""
+    from control.demo.churn import ENTITY, MODEL
+
+    command, where = _interlock(), f"--data {data}"
+    console.print(f"\nAll of it in {seconds:.0f} s. While the last line runs, ask in another shell:", highlight=False)
+    for asked in (f"score {MODEL} --entity {ENTITY}={subscriber}", f"status {MODEL}", f"model show {MODEL}/2"):
+        console.print(f"{command} {asked} {where}", soft_wrap=True, highlight=False, markup=False)
+    console.print("It runs until Ctrl-C:", highlight=False)
+    console.print(f"{command} up {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from control.cli.places import ControlPlace, GatewayPlace, control_place, gateway_place, gateway_token_path
+from control.cli.processes import service_command, service_environment
 
 Found = TypeVar("Found")
 
@@ -74,7 +74,7 @@ class Services:
         with log.open("ab") as file:
             # A session of its own: Ctrl-C reaches the demo alone, which then ends its services in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", name, *arguments],
+                service_command(name, arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -100,7 +100,7 @@ def until(look: Callable[[], Found | None], seconds: float, what: str, service: 
 
 def _environment() -> dict[str, str]:
     """This process's, without the settings of another installation: every setting that matters here is a flag."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
+    others = {name: value for name, value in service_environment().items() if not name.startswith("INTERLOCK_")}
     return others | {"INTERLOCK_CONFIG": os.devnull}
 
 

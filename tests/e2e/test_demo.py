@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+
+from tests.support import until
 
 
 class Ran(NamedTuple):
@@ -59,17 +63,34 @@ def test_every_step_is_one_line(ran: Ran) -> None:
     assert all(line.startswith(f"✓ {name}") and line.endswith(" s") for line, name in zip(lines, names, strict=True))
 
 
-def test_the_last_line_is_a_command_on_the_same_data(ran: Ran) -> None:
-    """It can be pasted."""
+def test_the_last_line_keeps_the_result_running(ran: Ran) -> None:
+    """It can be pasted, and so can the commands that are shown to ask it."""
     command = ran.output[-1].split()
     assert command[1:] == ["up", "--data", str(ran.data)]
-    subprocess.run([command[0], "--help"], check=True, capture_output=True)
+    # Free ports, so that nothing else on this machine is in its way.
+    with subprocess.Popen([*command, "--ports", "auto", "--json"], stdout=subprocess.PIPE, text=True) as up:
+        try:
+            assert up.stdout is not None
+            until(lambda: select.select([up.stdout], [], [], 0)[0], 60)
+            for asked in asked_beside(ran):
+                done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+                assert done.returncode == 0, done.stdout + done.stderr
+        finally:
+            up.send_signal(signal.SIGINT)
+    assert up.returncode == 0
 
 
 def test_no_process_is_left(ran: Ran) -> None:
     """Whatever was started has ended."""
     left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(ran.data) in _command(process)]
     assert left == []
+
+
+def asked_beside(ran: Ran) -> list[list[str]]:
+    """The commands above the last line."""
+    shown = [line.split() for line in ran.output[:-1] if line.startswith(ran.output[-1].split()[0])]
+    assert len(shown) == 3
+    return shown
 
 
 def _command(process: psutil.Process) -> str:
