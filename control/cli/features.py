@@ -68,7 +68,7 @@ def materialize(
     """Sends rows of a view from a CSV file to every gateway. An empty cell is a missing value."""
     from gateway.contract.schema import view_from_json
 
-    stored = _find_view(session, view)
+    stored = find_view(session, view)
     definition = view_from_json(stored.definition_json)
     layout = _layout(definition, key, event_time, at)
     sent = _send(session, stored.hash, definition, rows, layout)
@@ -103,7 +103,8 @@ def get(
         raise typer.Exit(1)
 
 
-def _find_view(session: Session, name_or_hash: str) -> features_pb2.FeatureView:
+def find_view(session: Session, name_or_hash: str) -> features_pb2.FeatureView:
+    """A stored view by its name (the newest definition) or by its hash or the start of that; raises Fault."""
     found = session.control.views(name_or_hash)
     if not found and len(name_or_hash) >= 8:
         found = [view for view in session.control.views() if view.hash.startswith(name_or_hash)]

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from control.cli.session import Session
 
 if TYPE_CHECKING:
-    from control.v1 import governance_pb2, rollout_pb2
+    from control.v1 import governance_pb2
 
 
-def next_step(session: Session, model: str = "") -> str:
-    """The command that takes this installation, or this model, further."""
+def suggest(session: Session, when: str, model: str = "") -> None:
+    """Names the command that takes this installation, or this model, further; programs are told nothing."""
+    if session.out.as_json:
+        return
     status, approvals = session.control.status(model), session.control.approvals(model)
-    return decide(status.models, approvals) + session.data_flag
+    champions = {found.model: found.champion_version for found in status.models if found.champion_version}
+    command = decide(champions, approvals) or _score(session, champions)
+    session.out.note(f"{when}: {command}{session.data_flag}")
 
 
-def decide(models: Sequence[rollout_pb2.ModelStatus], approvals: Sequence[governance_pb2.Approval]) -> str:
-    """What to do first: register, approve, promote, and where somebody answers, score."""
-    champions = {model.model: model.champion_version for model in models if model.champion_version}
+def decide(champions: Mapping[str, int], approvals: Sequence[governance_pb2.Approval]) -> str:
+    """What to do before anything can be scored: register, approve, promote; empty where all is done."""
     pending = [a for a in approvals if a.state == "pending"]
     ready = [a for a in approvals if a.state == "approved" and a.version > champions.get(a.model, 0)]
     if pending:
         return f"interlock approval approve {pending[0].model}/{pending[0].version}"
     if ready:
         return f"interlock model promote {ready[0].model}/{ready[0].version}"
-    if champions:
-        return f"interlock score {next(iter(champions))} --entity NAME=KEY"
-    return "interlock model init MODEL.onnx"
+    return "" if champions else "interlock model init MODEL.onnx"
+
+
+def _score(session: Session, champions: Mapping[str, int]) -> str:
+    """The call that the first champion's document asks for, in words of that document."""
+    name, number = next(iter(champions.items()))
+    manifest = json.loads(session.control.version(name, number).manifest_json)
+    document = manifest.get("document", {})
+    entities = [f"--entity {entity}=KEY" for entity in document.get("entities", ())]
+    wanted = (item for item in document.get("inputs", ()) if item.get("default") is None)
+    inputs = [f"--input {item['request']}=VALUE" for item in wanted if "request" in item]
+    return " ".join(("interlock score", name, *entities, *inputs))

@@ -12,6 +12,7 @@ import typer
 from control.cli.arguments import ExistingFile, VersionArgument, read_pairs, read_text
 from control.cli.command import command, group
 from control.cli.extras import needs_control
+from control.cli.features import find_view
 from control.cli.output import facts, moment, short, size, table, text
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from control.v1 import registry_pb2
+    from gateway.contract.schema import FeatureView
 
 app = group("Describe, register, promote and retire model versions.")
 
@@ -28,23 +30,29 @@ app = group("Describe, register, promote and retire model versions.")
 def init(
     session: Session,
     onnx: ExistingFile,
+    *,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(help="A view whose features feed inputs of their names: a stored one or a file; repeatable."),
+    ] = None,
     name: Annotated[str, typer.Option(help="The model's name; otherwise the file's.")] = "",
     out: Annotated[Path, typer.Option(help="Where to write the document.")] = Path("model.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the document if it exists.")] = False,
 ) -> None:
     """Writes a model document from an ONNX file's graph, to be completed by hand."""
-    needs_control("model init")
+    needs_control("`interlock model init`")
     from control.registry.init import draft
 
     if out.exists() and not force:
-        raise Fault(
-            Reason.ARGUMENT_INVALID, f"{out} exists; name another file with --out, or overwrite it with --force"
-        )
-    document = draft(onnx, name)
+        raise Fault(Reason.ARGUMENT_INVALID, f"{out} exists; write elsewhere with --out, or over it with --force")
+    document = draft(onnx, name, [_view(session, given) for given in view or []])
     out.write_text(document)
-    session.out.result({"document": str(out)}, text(f"{out} describes {onnx.name}."))
+    session.out.result({"document": str(out)}, text(f"{out} is drafted from {onnx.name}."))
+    flag = session.data_flag
     session.out.note(
-        f"Complete it, then: interlock model register {out} --onnx {onnx} --golden GOLDEN.csv{session.data_flag}"
+        f"Fill in what it marks as REQUIRED, check what it marks as GUESSED. Then, with the token of a data scientist\n"
+        f"(interlock token create NAME --role data_scientist{flag} > NAME.token):\n"
+        f"interlock model register {out} --onnx {onnx} --golden GOLDEN.csv --token-file NAME.token{flag}"
     )
 
 
@@ -167,6 +175,15 @@ def retire(
     """Takes a version that does not answer out of use, for good."""
     sequence = session.control.retire(*version, reason=reason)
     session.out.result({"sequence": sequence}, text(f"{version} is retired, by audit entry {sequence}."))
+
+
+def _view(session: Session, given: str) -> FeatureView:
+    from control.registry.document import read_view
+    from gateway.contract.schema import view_from_json
+
+    if Path(given).is_file():
+        return read_view(read_text(Path(given)))
+    return view_from_json(find_view(session, given).definition_json)
 
 
 def _upload(session: Session, path: Path) -> str:

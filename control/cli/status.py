@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from control.cli.command import command
-from control.cli.hints import next_step
+from control.cli.hints import suggest
 from control.cli.output import moment, table, text
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from control.v1 import rollout_pb2
-
-SILENT_MS = 10_000
-"""A gateway whose last report is older than this cannot be vouched for."""
 
 
 def declare(app: typer.Typer) -> None:
@@ -40,33 +36,15 @@ def status(
     if not wrong and found.models:
         parts.append(text("All is well.", "green"))
     session.out.result({"healthy": not wrong, "problems": wrong, "status": found}, *parts)
-    session.out.note(f"Next: {next_step(session, model)}")
+    suggest(session, "Next", model)
     if wrong:
         raise typer.Exit(1)
 
 
 def problems(found: rollout_pb2.GetStatusResponse) -> list[str]:
-    """Everything that is wrong, in words."""
-    return [*_model_problems(found), *_gateway_problems(found)]
-
-
-def _model_problems(found: rollout_pb2.GetStatusResponse) -> Iterator[str]:
-    for model in found.models:
-        yield from (f"{model.model}: {problem}" for problem in model.problems)
-
-
-def _gateway_problems(found: rollout_pb2.GetStatusResponse) -> Iterator[str]:
-    if not found.gateways and any(model.champion_version for model in found.models):
-        yield "no gateway is connected, so nobody is known to answer"
-    for gateway in found.gateways:
-        name = gateway.gateway_id
-        yield from (f"gateway {name}: {problem}" for problem in gateway.problems)
-        if gateway.revision < found.revision:
-            yield f"gateway {name} is at revision {gateway.revision}, not yet at {found.revision}"
-        if gateway.feature_sequence < found.feature_sequence:
-            yield f"gateway {name} applied feature batch {gateway.feature_sequence} of {found.feature_sequence}"
-        if gateway.report_age_ms > SILENT_MS:
-            yield f"gateway {name} last reported {gateway.report_age_ms / 1000:.0f} s ago"
+    """Everything that is wrong, in words of the control plane and of the gateways."""
+    of_models = [f"{model.model}: {problem}" for model in found.models for problem in model.problems]
+    return of_models + [f"gateway {g.gateway_id}: {problem}" for g in found.gateways for problem in g.problems]
 
 
 def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:
@@ -102,4 +80,4 @@ def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:
 
 
 def _mark(has: int, wanted: int) -> RenderableType:
-    return text(f"{has} confirmed" if has >= wanted else f"{has} behind {wanted}", "green" if has >= wanted else "red")
+    return text(f"{has} confirmed", "green") if has >= wanted else text(f"{has}, not yet {wanted}", "yellow")

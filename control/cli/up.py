@@ -15,7 +15,7 @@ from control.cli import config as settings
 from control.cli import places
 from control.cli.command import command
 from control.cli.extras import needs_control
-from control.cli.hints import next_step
+from control.cli.hints import suggest
 from control.cli.output import facts, text
 from control.cli.problem import Problem
 from control.cli.processes import Service, Stopped, Watch
@@ -130,7 +130,7 @@ def _announce(session: Session, control: places.ControlPlace, gateway: places.Ga
     )
     session.out.result(document, text("Interlock is up. Ctrl-C stops it.", "bold green"), facts(rows))
     with suppress(CallFailed):  # a hint is worth no failure, as where INTERLOCK_TOKEN is of another installation
-        session.out.note(f"Next, in another shell: {next_step(session)}")
+        suggest(session, "Next, in another shell")
 
 
 @contextmanager

@@ -90,43 +90,23 @@ def test_plaintext_is_for_this_host_alone() -> None:
     assert not any(map(is_loopback, ("10.0.0.1:1", "control.example:7400", "0.0.0.0:1")))
 
 
-def status(**gateway: object) -> rollout_pb2.GetStatusResponse:
-    return rollout_pb2.GetStatusResponse(
-        revision=7,
-        feature_sequence=4,
-        models=[rollout_pb2.ModelStatus(model="churn", champion_version=2)],
-        gateways=[rollout_pb2.GatewayStatus(gateway_id="g", **gateway)] if gateway else [],  # type: ignore[arg-type]
-    )
-
-
-def test_a_gateway_that_confirms_everything_is_well() -> None:
-    """Nothing wrong is an empty list."""
-    assert problems(status(revision=7, feature_sequence=4, report_age_ms=100)) == []
-
-
-@pytest.mark.parametrize(
-    ("gateway", "said"),
-    [
-        ({}, "no gateway is connected"),
-        ({"revision": 6, "feature_sequence": 4}, "gateway g is at revision 6, not yet at 7"),
-        ({"revision": 7, "feature_sequence": 3}, "gateway g applied feature batch 3 of 4"),
-        ({"revision": 7, "feature_sequence": 4, "report_age_ms": 60_000}, "gateway g last reported 60 s ago"),
-        ({"revision": 7, "feature_sequence": 4, "problems": ["disk full"]}, "gateway g: disk full"),
-    ],
-)
-def test_what_is_not_confirmed_is_wrong(gateway: dict[str, object], said: str) -> None:
-    """Not measured is not healthy."""
-    (found,) = problems(status(**gateway))
-    assert found.startswith(said)
+def test_what_models_and_gateways_say_is_wrong_is_one_list() -> None:
+    """Whoever watches `interlock status` needs one answer: is anything wrong, and what."""
+    model = rollout_pb2.ModelStatus(model="churn", problems=["nobody answers"])
+    gateway = rollout_pb2.GatewayStatus(gateway_id="g", problems=["disk full"])
+    assert problems(rollout_pb2.GetStatusResponse(models=[model], gateways=[gateway])) == [
+        "churn: nobody answers",
+        "gateway g: disk full",
+    ]
+    assert problems(rollout_pb2.GetStatusResponse(models=[rollout_pb2.ModelStatus(model="churn")])) == []
 
 
 def test_the_next_command_follows_from_what_is_there() -> None:
-    """Register, approve, promote, score: the first that can be done."""
-    model = rollout_pb2.ModelStatus(model="churn", champion_version=1)
+    """Register, approve, promote: the first that can be done, and nothing of them once somebody answers."""
     pending = governance_pb2.Approval(model="churn", version=2, state="pending")
     approved = governance_pb2.Approval(model="churn", version=2, state="approved")
     old = governance_pb2.Approval(model="churn", version=1, state="approved")
-    assert decide([], []) == "interlock model init MODEL.onnx"
-    assert decide([model], [pending, old]) == "interlock approval approve churn/2"
-    assert decide([model], [approved, old]) == "interlock model promote churn/2"
-    assert decide([model], [old]) == "interlock score churn --entity NAME=KEY"
+    assert decide({}, []) == "interlock model init MODEL.onnx"
+    assert decide({"churn": 1}, [pending, old]) == "interlock approval approve churn/2"
+    assert decide({"churn": 1}, [approved, old]) == "interlock model promote churn/2"
+    assert decide({"churn": 1}, [old]) == ""

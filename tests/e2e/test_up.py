@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -99,13 +100,15 @@ def here(tmp_path: Path) -> Interlock:
 
 def install(place: Path) -> Interlock:
     """Builds the wheel from a copy of the sources and installs the base of it into a clean environment."""
+    (place / "source").mkdir()
     for name in SOURCES:
         source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, place / "source" / name) if source.is_dir() else copy(source, _parent(place / "source" / name))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", "wheels", "./source"], cwd=place, check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "clean"], cwd=place, check=True)
+        if source.is_dir():
+            shutil.copytree(source, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, place / "source" / name)
+    run_module(place, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "wheels", "./source")
+    run_module(place, "venv", "--without-pip", "clean")
     home = place / "home"
     home.mkdir()
     install_extra(place, "")
@@ -115,20 +118,21 @@ def install(place: Path) -> Interlock:
 def install_extra(place: Path, extra: str) -> None:
     """Installs the wheel, with what the extra adds."""
     (wheel,) = (place / "wheels").glob("*.whl")
-    command = [sys.executable, "-m", "pip", "--python", "clean/bin/python", "--disable-pip-version-check", "--quiet"]
-    constraint = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([*command, "install", *constraint, f"{wheel}{extra}"], cwd=place, check=True)
+    constraint = ("--constraint", str(ROOT / "constraints.txt"))
+    run_module(place, "pip", "--python", "clean/bin/python", "install", "--quiet", *constraint, f"{wheel}{extra}")
 
 
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def run_module(place: Path, *arguments: str) -> None:
+    """Runs a module of this environment's Python; shows what it printed where it fails."""
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def write_model(path: Path) -> None:
     """A logistic regression on one stored feature, as ONNX."""
     nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("MatMul", ["minutes", "w"], ["product"]),
         helper.make_node("Add", ["product", "b"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], ["probability"]),
     ]
@@ -139,7 +143,7 @@ def write_model(path: Path) -> None:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor_value_info("minutes", TensorProto.FLOAT, [None, 1])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
         constants,
     )
@@ -155,7 +159,7 @@ VIEW = """\
 name: usage
 entity: subscriber
 features:
-  - {name: minutes, type: float32}
+  - {name: minutes, type: float32, default: 0}
 """
 DOCUMENT = """\
 name: churn
@@ -165,7 +169,7 @@ owner: {{person: ann}}
 entities: [subscriber]
 views: {{usage: {hash}}}
 inputs:
-  - {{view: usage, feature: minutes, feeds: x}}
+  - {{view: usage, feature: minutes, feeds: minutes}}
 output: {{score: probability}}
 decision: {{kind: threshold, threshold: 0.5, hit: call, otherwise: leave}}
 """
@@ -195,7 +199,8 @@ def serve_a_model(interlock: Interlock) -> None:
     sent = interlock.must("features", "materialize", "usage", "rows.csv", "--json", *ann).json()
     assert (sent["rows"], sent["batches"]) == (300, 1)
     prepare_files(home, applied["view"]["hash"])
-    described = interlock.must("model", "init", "churn.onnx", "--out", "drafted.yaml")
+    described = interlock.must("model", "init", "churn.onnx", "--view", "usage", "--out", "drafted.yaml")
+    assert f"usage: {applied['view']['hash']}" in (home / "drafted.yaml").read_text()
     assert "interlock model register drafted.yaml" in described.err
     registered = interlock.must(
         *("model", "register", "model.yaml", "--onnx", "churn.onnx", "--golden", "golden.csv"),
@@ -216,9 +221,30 @@ def check_answers(interlock: Interlock) -> None:
     assert abs(one["score"] - expected(200)) < 1e-6
     assert (one["version"], one["decision"], one["arm"], one["flags"]) == (1, "call", "champion", [])
     unknown = interlock.must("score", "churn", "--entity", "subscriber=nobody", "--json").json()
-    assert unknown["flags"] == ["entity_unknown"]
-    many = interlock.must("score", "churn", "--file", "rows.csv", "--entity", "subscriber", "--json")
-    assert many.code != 0 or many.json()["failed"] == 0
+    assert (unknown["flags"], unknown["defaulted"]) == (["entity_unknown"], 1)
+    assert abs(unknown["score"] - expected(0)) < 1e-6
+    many = interlock.must("score", "churn", "--file", "rows.csv", "--out", "scores.csv", "--json").json()
+    assert [row["subscriber"] for row in many["rows"]] == [f"S{index}" for index in range(300)]
+    assert all(abs(row["score"] - expected(index)) < 1e-6 for index, row in enumerate(many["rows"]))
+    assert len((interlock.cwd / "scores.csv").read_text().splitlines()) == 301
+    wrong = interlock("score", "churn", "--entity", "customer=S200", "--json")
+    assert (wrong.code, json.loads(wrong.err)["reason"]) == (1, "ENTITY_MISMATCH")
+
+
+def check_records(interlock: Interlock) -> None:
+    """What the installation says of itself."""
+    status = interlock.must("status", "churn")
+    assert "All is well." in status.out
+    assert "interlock score churn --entity subscriber=KEY" in status.err
+    (row,) = interlock.must("features", "get", "subscriber", "S200", "--json").json()["rows"]
+    assert row["features"] == [{"name": "minutes", "value": "200.0"}]
+    shown = interlock.must("model", "show", "churn/1", "--json").json()
+    lineage = {entry["name"]: entry["sha256"] for entry in shown["manifest"]["lineage"]}
+    assert lineage["training_data"] == hashlib.sha256((interlock.cwd / "train.csv").read_bytes()).hexdigest()
+    assert "champion" in interlock.must("model", "list", "churn").out
+    verified = interlock.must("audit", "verify", "--json").json()
+    actions = [entry["action"] for entry in interlock.must("audit", "list", "churn/1", "--json").json()["entries"]]
+    assert (verified["ok"], actions[0], actions[-1]) == (True, "version.promote", "version.register")
 
 
 def test_a_stranger_installs_the_wheel_and_serves_a_model(tmp_path: Path) -> None:
@@ -234,6 +260,7 @@ def test_a_stranger_installs_the_wheel_and_serves_a_model(tmp_path: Path) -> Non
         assert said["operator_token_file"] == ".interlock/control/operator.token"
         serve_a_model(interlock)
         check_answers(interlock)
+        check_records(interlock)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
