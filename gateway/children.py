@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -65,6 +66,9 @@ class Child:
             return False
         level = logging.WARNING if code else logging.INFO
         log(level, "process_ended", role=self.name, pid=self._process.pid, how=_how(code))
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process = None
         if self.name != "observer":  # its figures stay true; what others said of themselves does not
             self._board.unlink(missing_ok=True)

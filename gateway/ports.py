@@ -18,24 +18,30 @@ def reserve(key: str, address: str) -> tuple[str, socket.socket]:
     SO_REUSEPORT can take the port. Raises ValueError where somebody listens already: sharing a port with a stranger
     would give him a part of the calls.
     """
-    host, port = split(address)
-    family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if port:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # passes over closed connections, not listeners
-            _bind(probe, target, key, address)
-    holder = socket.socket(family, kind, protocol)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    _bind(holder, target, key, address)
+    refuse_listener(key, address)
+    holder = _bound(key, address, socket.SO_REUSEPORT)
     return f"{address.rpartition(':')[0]}:{holder.getsockname()[1]}", holder
 
 
-def _bind(holder: socket.socket, target: object, key: str, address: str) -> None:
+def refuse_listener(key: str, address: str) -> None:
+    """Raises ValueError where somebody listens on the address, even one who would share it."""
+    _bound(key, address, socket.SO_REUSEADDR).close()  # passes over connections that were closed, not over listeners
+
+
+def _bound(key: str, address: str, option: int) -> socket.socket:
+    host, port = split(address)
     try:
-        holder.bind(target)  # type: ignore[arg-type]  # what getaddrinfo gave
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        holder = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise taken(key, address, error.strerror or "refused") from error
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(target)
     except OSError as error:
         holder.close()
         raise taken(key, address, error.strerror or "refused") from error
+    return holder
 
 
 def taken(key: str, address: str, why: str) -> ValueError:

@@ -43,7 +43,7 @@ class Gateway:
 
     def supervisor(self) -> dict[str, Any]:
         """What the supervisor says, once it says anything."""
-        return until(lambda: self.board("supervisor") if self.process.poll() is None else self._fail())
+        return until(lambda: self._own_board() if self.process.poll() is None else self._fail())
 
     def pid(self, role: str) -> int:
         """The process id of a child; 0 while it does not run."""
@@ -84,6 +84,10 @@ class Gateway:
         """Ends it and returns the exit code."""
         self.process.send_signal(number)
         return self.process.wait(60)
+
+    def _own_board(self) -> dict[str, Any]:
+        board = self.board("supervisor")
+        return board if board.get("pid") == self.process.pid else {}  # a killed one leaves its board behind
 
     def _fail(self) -> dict[str, Any]:
         raise AssertionError(f"the gateway ended: {self.log.read_text()[-2000:]}")
