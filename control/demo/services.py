@@ -18,6 +18,8 @@ Found = TypeVar("Found")
 
 FREE: Final = "127.0.0.1:0"
 """A free port of this host."""
+JOURNAL_BYTES: Final = 64 << 20
+"""Room for all of the demo's calls several times over; the default would reserve a gigabyte for them."""
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -55,6 +57,7 @@ class Services:
             *("--data", str(self.data / "gateway"), "--control", control, "--workers", str(workers)),
             *("--token-file", str(gateway_token_path(self.data))),
             *("--address", FREE, "--admin-address", FREE, "--metrics-address", FREE),
+            *("--journal-bytes", str(JOURNAL_BYTES)),
         )
         return until(lambda: gateway_place(self.data), START_S, "the gateway to listen", service)
 
