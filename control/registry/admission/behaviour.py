@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import onnxruntime
 
-from control.registry.admission.report import Check, Limits, Refused
+from control.registry.admission.report import Check, Limits, Refused, said
 from gateway.contract.document import ModelDocument
 from gateway.contract.golden import Golden, check_golden, golden_inputs, read_golden
 from gateway.contract.schema import FeatureView
@@ -55,7 +55,7 @@ def load(model: bytes) -> Loaded:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise Refused(Check.LOAD, f"onnxruntime {onnxruntime.__version__} does not load it: {_said(error)}") from None
+        raise Refused(Check.LOAD, f"onnxruntime {onnxruntime.__version__} does not load it: {said(error)}") from None
     load_ms = (time.perf_counter() - started) * 1000
     return Loaded(session, load_ms, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
 
@@ -74,9 +74,10 @@ def observe(
     except ValueError as error:
         raise Refused(Check.GOLDEN_ROWS, f"{error}; were the rows made with this very file?") from None
     check_same(first, run(inputs))
+    run_us_p50 = _timed(inputs, run, limits)
     _check_rows_apart(document, inputs, first, run)
-    warnings = [*_extremes(document, inputs, golden.n, run)]
-    return Observed(golden.n, difference, _timed(inputs, run, limits), tuple(warnings))
+    warnings = _extremes(document, inputs, golden.n, run)
+    return Observed(golden.n, difference, run_us_p50, tuple(warnings))
 
 
 def check_same(first: Array, again: Array) -> None:
@@ -127,7 +128,7 @@ def _runner(session: Any, document: ModelDocument) -> Callable[[Inputs], Array]:
         try:
             return np.asarray(session.run([document.output.score], dict(inputs))[0])
         except Exception as error:
-            raise Refused(Check.RUN, f"it fails on {_rows(inputs)} rows: {_said(error)}") from None
+            raise Refused(Check.RUN, f"it fails on {_rows(inputs)} rows: {said(error)}") from None
 
     return run
 
@@ -234,8 +235,3 @@ def _take(inputs: Inputs, rows: Array) -> dict[str, Array]:
 
 def _rows(inputs: Inputs) -> int:
     return len(next(iter(inputs.values())))
-
-
-def _said(error: Exception) -> str:
-    """The first line of what the runtime says, bounded; it sees bytes only, so no path of ours can be in it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ from onnx.shape_inference import InferenceError
 from control.registry.admission.behaviour import load, observe
 from control.registry.admission.formats import check_format
 from control.registry.admission.graph import check_graph, operators, parse
-from control.registry.admission.report import Check, Limits, Refused, Report
+from control.registry.admission.report import Check, Limits, Refused, Report, said
 from control.registry.admission.tabular import check_tabular
 from control.registry.admission.tensors import check_tensors
 from control.registry.admission.wire import check_wire
@@ -78,5 +78,4 @@ def _check_standard(data: bytes) -> None:
     try:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, InferenceError, ValueError, RuntimeError) as error:
-        said = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-        raise Refused(Check.CHECKER, f"onnx.checker: {said}; export it again with current converters") from None
+        raise Refused(Check.CHECKER, f"onnx.checker: {said(error)}; export it again with current converters") from None

@@ -51,7 +51,7 @@ class Admission:
         """Returns what was measured of the model, or raises a fault that names the check that it did not pass."""
         try:
             with self._room:
-                return _verdict(_run(_request(candidate, self._limits), candidate, self._limits), self._limits)
+                return verdict(_run(_request(candidate, self._limits), candidate, self._limits), self._limits)
         except Refused as refused:
             raise Fault(
                 Reason.ADMISSION_REFUSED,
@@ -133,7 +133,8 @@ def _read(file: IO[bytes]) -> bytes:
     return file.read(OUTPUT_BYTES)
 
 
-def _verdict(ended: Ended, limits: Limits) -> Report:
+def verdict(ended: Ended, limits: Limits) -> Report:
+    """The report, or Refused: a process that died or said nothing has examined a model that will not be served."""
     if ended.code is None:
         raise Refused(Check.TIME, f"it was not through after {limits.wall_s:g} s; a smaller model will be")
     if ended.code in KILLED_FOR_TIME:

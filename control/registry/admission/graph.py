@@ -131,12 +131,12 @@ def _check_model(model: ModelProto) -> None:
 
 def _check_operator_sets(model: ModelProto) -> None:
     newest = {"": defs.onnx_opset_version(), "ai.onnx": defs.onnx_opset_version(), "ai.onnx.ml": 5}
-    seen: set[str] = set()
+    versions: dict[str, int] = {}
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
-        if domain in seen:
-            raise Refused(Check.OPERATORS, f"the operator set {entry.domain!r:.80} is imported twice")
-        seen.add(domain)
+        # skl2onnx imports a set twice, which says nothing new; two versions of one would be a contradiction.
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise Refused(Check.OPERATORS, f"the operator set {domain or 'ai.onnx'!r:.80} is imported in two versions")
         if domain not in DOMAINS:
             raise Refused(Check.OPERATORS, _foreign(entry.domain))
         if not DOMAINS[domain] <= entry.version <= newest[domain]:

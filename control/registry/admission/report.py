@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.contract.tensors import GraphTensor
 
@@ -48,6 +49,15 @@ class Refused(Exception):  # noqa: N818 - the model is refused; that is no error
         super().__init__(message)
         self.check = check
         self.message = message
+
+
+PATH: Final = re.compile(r"(?:/[\w.+-]+){2,}(?::\d+)?")
+
+
+def said(error: Exception) -> str:
+    """The first line of what a library says, bounded, without the paths of the machine that it was built on."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return PATH.sub("…", lines[0])[:300]
 
 
 class Limits(NamedTuple):
