@@ -51,10 +51,15 @@ def _refuse(message: str) -> int:
 
 
 def _listen_for_signals() -> int:
-    """A descriptor that becomes readable once the process is asked to stop: a signal must not take locks."""
+    """A descriptor that becomes readable once the process is asked to stop.
+
+    The interpreter's own C code writes to it: a signal that comes just before a blocking call would else go unseen.
+    """
     readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
     for number in STOPPING:
-        signal.signal(number, lambda *_: os.write(writable, b"."))
+        signal.signal(number, lambda *_: None)
     return readable
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tomllib
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -91,7 +92,10 @@ class TomlTable(TomlConfigSettingsSource):
         super().__init__(settings_cls, Path(os.environ.get("INTERLOCK_CONFIG", "interlock.toml")))
 
     def _read_file(self, file_path: Path | Traversable) -> dict[str, object]:
-        return dict(super()._read_file(file_path).get("control", {}))
+        try:
+            return dict(super()._read_file(file_path).get("control", {}))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{file_path}: {error}") from None
 
 
 def config_from_flags(arguments: Sequence[str] | None = None) -> Config:

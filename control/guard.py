@@ -27,8 +27,8 @@ from gateway.contract.errors import DOMAIN, Fault, Reason
 
 RECHECK_S: Final = 2.0
 """How long a stream goes on after its token was revoked or has expired."""
-LONGEST_MESSAGE: Final = 1500
-"""Characters of a fault's message: it is sent twice in trailers, of which clients take 8 KiB."""
+LONGEST_MESSAGE_BYTES: Final = 3000
+"""Bytes of a fault's message on the wire: it is sent twice in trailers, of which clients take 8 KiB."""
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -121,10 +121,17 @@ def status_of(fault: Fault) -> Status:
     """The status that carries a fault, with its reason for programs."""
     info = AnyMessage()
     info.Pack(ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=fault.facts))
-    message = fault.message
-    if len(message) > LONGEST_MESSAGE:
-        message = message[: LONGEST_MESSAGE - 1] + "…"
-    return Status(code=fault.code, message=message, details=[info])
+    return Status(code=fault.code, message=_cut(fault.message), details=[info])
+
+
+def _cut(message: str) -> str:
+    """The message, or as much of it as fits: grpc writes all but printable ASCII as `%XX`."""
+    left = LONGEST_MESSAGE_BYTES
+    for place, character in enumerate(message):
+        left -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if left < 0:
+            return message[: max(place - 3, 0)] + "…"
+    return message
 
 
 @contextmanager

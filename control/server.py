@@ -67,6 +67,7 @@ class ControlPlane:
     def __init__(self, config: Config) -> None:
         require_loopback(config.address)
         self._config = config
+        config.address_path.unlink(missing_ok=True)  # one that was killed left it
         self.store = Store(config.store_path)
         ensure_first_tokens(self.store, time.time_ns(), config.operator_token_path, config.gateway_token_path)
         self._hub = Hub(current_table(self.store))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +34,7 @@ from control.v1.rollout_pb2_grpc import RolloutServiceStub
 from gateway.contract.document import ModelDocument
 from gateway.contract.errors import DOMAIN
 from gateway.contract.schema import FeatureView
+from tests.support import until
 
 
 class Refusal(NamedTuple):
@@ -103,6 +107,44 @@ def no_room() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Process:
+    """A control plane as a process of its own, ready to be called."""
+
+    def __init__(self, data: Path, *flags: str) -> None:
+        self.data = data
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "control", "--data", str(data), "--address", "127.0.0.1:0", *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            self.address = until(self._listening, 60)
+        except AssertionError:
+            self.process.kill()
+            raise AssertionError(self.process.communicate()[1]) from None
+
+    def _listening(self) -> str | None:
+        assert self.process.poll() is None
+        try:
+            found = json.loads((self.data / "run" / "address").read_text())
+        except FileNotFoundError:
+            return None
+        return str(found["address"]) if found["pid"] == self.process.pid else None
+
+    def end(self, number: int = signal.SIGTERM) -> str:
+        """Signals the process, waits for its end and returns what it logged."""
+        self.process.send_signal(number)
+        try:
+            return self.process.communicate(timeout=60)[1]
+        finally:
+            self.process.kill()
+
+    @property
+    def operator(self) -> Client:
+        """The first operator."""
+        return Client(self.address, (self.data / "operator.token").read_text())
 
 
 def token_for(store: Store, actor: str, *roles: Role, valid_s: int = 3600) -> str:
