@@ -17,7 +17,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from control.connection import CHANGE_S, Connection, Unreachable
+from control.connection import CHANGE_S, CallFailed, Connection
 from control.v1 import features_pb2, governance_pb2, registry_pb2, rollout_pb2
 from control.v1.features_pb2_grpc import FeaturesServiceStub
 from control.v1.governance_pb2_grpc import GovernanceServiceStub
@@ -198,8 +198,8 @@ class ControlPlane(Connection):
                 for answer in islice(answers, durable, None):
                     durable += 1
                     yield answer
-            except Unreachable:
-                if attempt == TRIES:
+            except CallFailed as failed:
+                if failed.code != "UNAVAILABLE" or attempt == TRIES:
                     raise
                 time.sleep(0.5 * 2**attempt)
             else:

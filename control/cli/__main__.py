@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 from typer.exceptions import TyperException
@@ -17,11 +17,30 @@ from control.cli.problem import ExitCode, Problem
 from gateway.contract.errors import Fault, Reason
 
 app = typer.Typer(
-    help="Interlock: score by entity key at low latency, and govern which model version answers.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the version and ends the command."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("interlock"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Interlock: score by entity key at low latency, and govern which model version answers."""
+
+
 up.declare(app)
 services.declare(app)
 app.add_typer(model.app, name="model")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 import typer
 
 from control.cli.command import command, group
-from control.cli.output import facts, moment, table, text
+from control.cli.output import facts, moment, short, table, text
 from control.cli.session import Session
+
+DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 
 app = group("Read the audit trail and verify it.")
 
@@ -23,7 +26,10 @@ def list_entries(
 ) -> None:
     """Lists entries of the trail, newest first."""
     found = session.control.audit(subject, limit, before)
-    rows = ((e.sequence, moment(e.time_ns), e.actor, e.action, e.subject, _brief(e.details_json)) for e in found)
+    rows = (
+        (e.sequence, moment(e.time_ns), e.actor, e.action, _digests_cut(e.subject), _brief(e.details_json))
+        for e in found
+    )
     columns = ("entry", "when", "actor", "action", "subject", "facts")
     session.out.result({"entries": found}, table(columns, rows) if found else text("No such entry."))
     if len(found) == limit and found[-1].sequence > 1:
@@ -45,7 +51,11 @@ def verify(session: Session) -> None:
 
 
 def _brief(details_json: str) -> str:
-    """The facts in a line, long ones cut: --json has them whole."""
+    """The facts in a line: --json has them whole."""
     details = json.loads(details_json or "{}")
     shown = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in details.items())
-    return "  ".join(item if len(item) <= 60 else f"{item[:57]}..." for item in shown)
+    return _digests_cut("  ".join(shown))
+
+
+def _digests_cut(words: str) -> str:
+    return DIGEST.sub(lambda found: short(found.group()), words)

@@ -166,6 +166,8 @@ def moment(time_ns: int, now_ns: int | None = None) -> str:
 
 def span(length_ns: int) -> str:
     """A duration in its largest unit."""
+    if 0 <= length_ns < NS:
+        return f"{length_ns // 1_000_000} ms"
     seconds = length_ns // NS
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:

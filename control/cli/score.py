@@ -11,7 +11,7 @@ import typer
 
 from control.cli.arguments import read_lines, read_pairs
 from control.cli.command import command
-from control.cli.output import facts, table, text
+from control.cli.output import facts, span, table, text
 from control.cli.session import Session
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _one(answer: scoring_pb2.ScoreResponse) -> Iterator[RenderableType]:
         pairs.append(("decision", answer.decision))
     pairs += [("answered by", f"{answer.model}/{answer.version} ({arm}), revision {answer.revision}")]
     if answer.HasField("feature_age_ms"):
-        pairs.append(("feature age", f"{answer.feature_age_ms} ms"))
+        pairs.append(("feature age", span(answer.feature_age_ms * 1_000_000)))
     if answer.defaulted:
         pairs.append(("defaulted", f"{answer.defaulted} stored features were missing or stale"))
     if answer.flags:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 
 from control.cli import places
 from control.cli.output import Output
-from control.cli.problem import ExitCode, Problem
 from gateway.contract.errors import Fault, Reason
 
 if TYPE_CHECKING:
@@ -49,16 +48,17 @@ class Session:
     def control(self) -> ControlPlane:
         """The control plane."""
         from control.client import ControlPlane
+        from control.connection import Unreachable
 
         address = self.options.control
         if address is None:
             place = places.control_place(self.options.data)
             if place is None:
-                raise Problem(
+                raise Unreachable(
+                    "UNAVAILABLE",
                     "NOT_RUNNING",
                     f"no control plane runs in {self.options.data}; start one with `interlock up{self.data_flag}`, "
                     "or name another by --data DIRECTORY or --control HOST:PORT",
-                    ExitCode.UNREACHABLE,
                 )
             address = place.address
         self.out.detail(f"control plane: {address}")
@@ -76,13 +76,15 @@ class Session:
     @cached_property
     def gateway_place(self) -> places.GatewayPlace:
         """Where the gateway of the data directory is."""
+        from control.connection import Unreachable
+
         place = places.gateway_place(self.options.data)
         if place is None:
-            raise Problem(
+            raise Unreachable(
+                "UNAVAILABLE",
                 "NOT_RUNNING",
                 f"no gateway runs in {self.options.data}; start one with `interlock up{self.data_flag}`, "
                 "or name another by --data DIRECTORY or --gateway HOST:PORT",
-                ExitCode.UNREACHABLE,
             )
         return place
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from control.cli import places
 from control.cli.command import command
 from control.cli.hints import suggest
 from control.cli.output import moment, table, text
 from control.cli.session import Session
-from gateway.contract.errors import Fault, Reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from control.connection import Unreachable
     from control.v1 import rollout_pb2
+    from gateway.v1 import admin_pb2
 
 
 def declare(app: typer.Typer) -> None:
@@ -27,9 +30,13 @@ def status(
     session: Session, model: Annotated[str, typer.Argument(help="Only this model.", show_default=False)] = ""
 ) -> None:
     """Says who answers for each model and which gateways confirm it; exit code 1 where something is wrong."""
-    found = session.control.status(model)
-    if model and not found.models:
-        raise Fault(Reason.VERSION_UNKNOWN, f"no model is called {model}; `interlock model list` shows them")
+    from control.connection import Unreachable
+
+    try:
+        found = session.control.status(model)
+    except Unreachable as failed:
+        _alone(session, failed)
+        return
     wrong = problems(found)
     parts: list[RenderableType] = [_models(found), text(""), _gateways(found)]
     parts += [text(f"Problem: {problem}", "red") for problem in wrong]
@@ -39,6 +46,26 @@ def status(
     suggest(session, "Next", model)
     if wrong:
         raise typer.Exit(1)
+
+
+def _alone(session: Session, failed: Unreachable) -> None:
+    """What this host's gateway serves while the control plane is away; raises what failed where there is none."""
+    if session.options.control or places.gateway_place(session.options.data) is None:
+        raise failed
+    found = session.gateway_admin().status()
+    problem = f"{failed.message}; the gateway goes on with what it has"
+    rows = (
+        (worker.index, "ready" if worker.ready else "not ready", worker.revision, _loaded(worker.versions))
+        for worker in found.workers
+    )
+    table_of_workers = table(("worker", "", "revision", "serves"), rows)
+    document = {"healthy": False, "problems": [problem], "gateway": found}
+    session.out.result(document, table_of_workers, text(f"Problem: {problem}", "red"))
+    raise typer.Exit(1)
+
+
+def _loaded(versions: Sequence[admin_pb2.LoadedVersion]) -> str:
+    return ", ".join(f"{found.model}/{found.version}" for found in versions) or "nothing"
 
 
 def problems(found: rollout_pb2.GetStatusResponse) -> list[str]:

@@ -293,6 +293,18 @@ def test_a_service_that_dies_is_said_and_ends_the_other(here: Interlock, service
     assert f"the {service} service ended by SIGKILL" in json.loads(error)["message"]
 
 
+def test_a_gateway_without_its_control_plane_is_shown_alone(here: Interlock) -> None:
+    """Scoring goes on when the control plane is away, and `status` is what an operator types first."""
+    ports = [f"--{key}=127.0.0.1:0" for key in ("address", "admin-address", "metrics-address")]
+    command = [*here.command, "gateway", "--data=d/gateway", "--workers=1", *ports]
+    with subprocess.Popen(command, cwd=here.cwd, env=environment(), stderr=subprocess.DEVNULL) as gateway:
+        shown = until(lambda: (run := here("status", "--data", "d", "--json")).code != 3 and run)
+        gateway.terminate()
+    assert (shown.code, shown.json()["healthy"], len(shown.json()["gateway"]["workers"])) == (1, False, 1)
+    assert "the gateway goes on with what it has" in shown.json()["problems"][0]
+    assert gateway.returncode == 0
+
+
 def test_services_do_not_outlive_a_killed_parent(here: Interlock) -> None:
     """SIGKILL leaves no time to say anything; the services drain all the same."""
     with here.up("--data", "d") as (process, _):
