@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import nan
 from typing import Final, NamedTuple
-
-import numpy as np
 
 from gateway.conform import MAX_ROWS, count_rows, request_columns
 from gateway.contract.errors import Fault, Reason
@@ -127,7 +126,7 @@ class Pipeline:
             refused[part.call] = EXPIRED
             run.errors.update(dict.fromkeys(range(part.start, part.stop), EXPIRED))
         if len(late) == len(run.parts):
-            return Results(np.full(run.n, np.nan), None, None)
+            return Results([nan] * run.n, None, None)
         return infer(run, item.inputs)
 
     def _record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from math import nan
 from typing import Final
 
 import numpy as np
@@ -17,33 +18,40 @@ from gateway.run import NEVER_NS, Found, Run
 
 NS_PER_MS: Final = 1_000_000
 REASON_NUMBERS: Final = {reason: index + 1 for index, reason in enumerate(Reason)}
+
+
+def _blank(arm: Arm) -> bytes:
+    row = np.zeros(1, ROW)
+    row["score"], row["feature_age_ms"], row["decision"] = nan, -1, -1
+    row["weight_bps"] = WHOLE_BPS if arm is Arm.CHAMPION else 0
+    row["arm"] = row["answered_by"] = arm
+    return row.tobytes()
+
+
+BLANKS: Final = {arm: _blank(arm) for arm in Arm}
+"""A row of each arm before anything is known of it but that the champion had all of the traffic."""
 FLAG_UNKNOWN: Final = 1
 FLAG_STALE: Final = 2
 
 
 def answer(run: Run, results: Results, found: Found, now_ns: int, journal: JournalWriter) -> Answers:
     """What the rows of a run are told: their numbers are those that the journal gives next."""
-    served = run.route.servable.served
-    scores = results.scores
-    if run.errors:
-        scores[list(run.errors)] = np.nan
-    ages_ms = None
-    if found.oldest_ns is not None:
-        ages_ms = np.maximum(now_ns - found.oldest_ns, 0) // NS_PER_MS
-        ages_ms[found.oldest_ns == NEVER_NS] = -1
-    stale = [settled.stale for settled in found.settled if settled.stale.any()]
+    served, scores = run.route.servable.served, results.scores
+    for row in run.errors:
+        scores[row] = nan
+    stale = [settled.stale for settled in found.settled if np.count_nonzero(settled.stale)]
     return Answers(
         model=served.model,
         version=served.version,
         revision=run.route.revision,
         arm=run.arm,
-        prefix=journal.prefix,
+        raw_prefix=journal.prefix.encode(),
         first_row=journal.next_row,
         scores=scores,
         decisions=results.decisions,
         rankings=results.rankings,
-        defaulted=np.sum([settled.defaulted for settled in found.settled], axis=0) if found.settled else None,
-        ages_ms=ages_ms,
+        defaulted=np.sum([s.defaulted for s in found.settled], axis=0).tolist() if found.settled else None,
+        ages_ms=None if found.oldest_ns is None else _ages_ms(found.oldest_ns, now_ns),
         unknown=found.unknown,
         stale=np.logical_or.reduce(stale) if stale else None,
         errors=run.errors,
@@ -53,14 +61,14 @@ def answer(run: Run, results: Results, found: Found, now_ns: int, journal: Journ
 def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
     """The journal's block for a run."""
     servable = run.route.servable
-    rows = np.zeros(run.n, ROW)
+    rows = np.frombuffer(bytearray(BLANKS[answers.arm] * run.n), ROW)
     if servable.assign_by is not None:
         rows["entity_hash"] = [_hash(key) for key in found.keys[servable.assign_by]]
     rows["score"] = answers.scores
-    rows["feature_age_ms"] = -1 if answers.ages_ms is None else answers.ages_ms
-    rows["decision"] = [servable.labels[d] for d in answers.decisions] if answers.decisions else -1
-    rows["weight_bps"] = WHOLE_BPS if answers.arm is Arm.CHAMPION else 0
-    rows["arm"] = rows["answered_by"] = answers.arm
+    if answers.ages_ms is not None:
+        rows["feature_age_ms"] = answers.ages_ms
+    if answers.decisions is not None:
+        rows["decision"] = [servable.labels.get(decision, -1) for decision in answers.decisions]
     if answers.defaulted is not None:
         rows["defaulted"] = answers.defaulted
     if answers.unknown is not None:
@@ -85,9 +93,16 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
 def refusals(faults: Iterable[Fault], revision: int, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
     """The journal's block for calls that were refused before they had a version: a row each, of no model."""
     numbers = [REASON_NUMBERS[fault.reason] for fault in faults]
-    rows = np.zeros(len(numbers), ROW)
-    rows["score"], rows["feature_age_ms"], rows["decision"], rows["reason"] = np.nan, -1, -1, numbers
+    rows = np.frombuffer(bytearray(BLANKS[Arm.UNASSIGNED] * len(numbers)), ROW)
+    rows["reason"] = numbers
     return Block("", 0, revision, 0, time_ns, stages_ns, rows, ())
+
+
+def _ages_ms(oldest_ns: list[int], now_ns: int) -> list[int]:
+    """Ages in milliseconds, 0 for event times to come and -1 where there is none."""
+    if max(oldest_ns) <= now_ns:
+        return [(now_ns - event_ns) // NS_PER_MS for event_ns in oldest_ns]
+    return [-1 if event_ns == NEVER_NS else max(now_ns - event_ns, 0) // NS_PER_MS for event_ns in oldest_ns]
 
 
 def _hash(key: bytes) -> int:

@@ -45,17 +45,17 @@ class Answers(NamedTuple):
     version: int
     revision: int
     arm: Arm
-    prefix: str
-    """With the row's number, the prediction's id."""
+    raw_prefix: bytes
+    """16 hexadecimal digits; with the row's number in 12 more, the prediction's id."""
     first_row: int
-    scores: npt.NDArray[np.float64]
-    """Shape (n,); NaN where the row is in `errors`."""
+    scores: list[float]
+    """One per row; NaN where the row is in `errors`."""
     decisions: Sequence[str] | None
     rankings: Sequence[Sequence[tuple[str, float]]] | None
-    defaulted: npt.NDArray[np.int64] | None
-    """Shape (n,); None where no stored feature took its default."""
-    ages_ms: npt.NDArray[np.int64] | None
-    """Shape (n,), -1 for rows without stored features; None for a model that takes none."""
+    defaulted: list[int] | None
+    """One per row; None where no stored feature took its default."""
+    ages_ms: list[int] | None
+    """One per row, -1 for rows without stored features; None for a model that takes none."""
     unknown: npt.NDArray[np.bool_] | None
     """Shape (n,): whether an entity has no stored features at all; None where all have."""
     stale: npt.NDArray[np.bool_] | None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from math import nan
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,13 @@ import numpy.typing as npt
 from gateway.conform import encode_keys, refuse_not_finite
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.missing import Settled
-from gateway.contract.row import BLANK, Rows
+from gateway.contract.row import BLANK, Decoded, Rows
 from gateway.contract.tensors import Array, Results, assemble, interpret
 from gateway.features.store import OnlineStore
 from gateway.request import Arm, Request
 from gateway.servable import Servable, StoredView
 
-NEVER_NS: Final = np.iinfo(np.int64).max
+NEVER_NS: Final = int(np.iinfo(np.int64).max)
 """Stands for the event time of a row that is not there."""
 DAMAGED: Final = Fault(
     Reason.FEATURE_DAMAGED, "the stored feature row of this entity is damaged and was not used; tell the operator"
@@ -56,8 +57,8 @@ class Found(NamedTuple):
     """The last feature batch that the snapshot had applied."""
     payload: list[bytes]
     """Per view: the rows as stored, one after the other; then the values of each request-time input."""
-    oldest_ns: npt.NDArray[np.int64] | None
-    """Shape (n,): event time of the oldest row used, NEVER_NS for none; None without stored features."""
+    oldest_ns: list[int] | None
+    """Per row: event time of the oldest row used, NEVER_NS for none; None without stored features."""
     unknown: npt.NDArray[np.bool_] | None
     """Shape (n,): whether one of the entities has no row in any of its views; None where all have one."""
     settled: list[Settled]
@@ -100,21 +101,26 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
     rows: dict[str, Rows] = {}
     payload: list[bytes] = []
     settled: list[Settled] = []
+    absent: dict[str, Any] = {}
+    oldest_ns: list[int] | None = None
     for view in views:
         raw = store.rows(view.key, keys[view.entity], view.codec.blank)
         payload.append(b"".join(raw))
-        rows[view.name] = decoded = _decode(view, raw, run.errors)
+        decoded = _decode(view, raw, run.errors)
+        rows[view.name] = decoded.rows
         if (found := view.policy.settle(decoded, now_ns)) is not None:
             settled.append(found)
             _reject(view, found, run.errors)
-    oldest_ns, unknown = _presence(views, rows)
+        times_ns, blank = _presence(decoded)
+        absent[view.entity] = absent.get(view.entity, True) & blank
+        oldest_ns = times_ns if oldest_ns is None else list(map(min, oldest_ns, times_ns))
     try:
         inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
     except IndexError:  # a dictionary has grown since it was read; codes are only ever added
         store.forget_texts()
         inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
     payload += [_column_bytes(column) for column in requested.values()]
-    return inputs, Found(keys, store.sequence(), payload, oldest_ns, unknown, settled)
+    return inputs, Found(keys, store.sequence(), payload, oldest_ns, _any_row(absent.values()), settled)
 
 
 def infer(run: Run, inputs: dict[str, Array]) -> Results:
@@ -127,7 +133,7 @@ def infer(run: Run, inputs: dict[str, Array]) -> Results:
         servable.last_error = f"{type(error).__name__}: {error}"
         return _row_by_row(run, inputs) if run.n > 1 else _joined(run, {})
     finite = np.isfinite(output)
-    if not finite.all():
+    if np.count_nonzero(finite) != finite.size:
         for row in np.flatnonzero(~finite.reshape(run.n, -1).all(axis=1)).tolist():
             run.errors.setdefault(row, NOT_FINITE)
     return results
@@ -149,20 +155,20 @@ def _row_by_row(run: Run, inputs: dict[str, Array]) -> Results:
 
 def _joined(run: Run, results: dict[int, Results]) -> Results:
     """The results of single rows as those of the run; rows without any are errors, with NaN, "" and no ranking."""
-    failed = Results(np.full(1, np.nan), [""], [[]])
+    failed = Results([nan], [""], [[]])
     single = [results.get(row, failed) for row in range(run.n)]
     for row in range(run.n):
         if row not in results:
             run.errors.setdefault(row, FAILED)
     first = next(iter(results.values()), failed)
     return Results(
-        np.concatenate([result.scores for result in single]),
+        [result.scores[0] for result in single],
         None if first.decisions is None else [decision for result in single for decision in result.decisions or ()],
         None if first.rankings is None else [ranking for result in single for ranking in result.rankings or ()],
     )
 
 
-def _decode(view: StoredView, raw: list[bytes], errors: dict[int, Fault]) -> Rows:
+def _decode(view: StoredView, raw: list[bytes], errors: dict[int, Fault]) -> Decoded:
     try:
         return view.codec.decode(raw)
     except ValueError:
@@ -178,20 +184,18 @@ def _reject(view: StoredView, settled: Settled, errors: dict[int, Fault]) -> Non
         errors.setdefault(row, Fault(reason, message, view=view.name, feature=feature))
 
 
-def _presence(
-    views: Sequence[StoredView], rows: dict[str, Rows]
-) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None]:
-    """The event time of the oldest row used, and which rows have an entity without any stored row."""
-    oldest_ns: npt.NDArray[np.int64] | None = None
-    absent: dict[str, npt.NDArray[np.bool_]] = {}
-    for view in views:
-        event_ns, blank = rows[view.name]["event_ns"], rows[view.name]["format"] == BLANK
-        absent[view.entity] = blank if view.entity not in absent else absent[view.entity] & blank
-        if blank.any():
-            event_ns = np.where(blank, NEVER_NS, event_ns)
-        oldest_ns = event_ns if oldest_ns is None else np.minimum(oldest_ns, event_ns)
-    unknown = np.logical_or.reduce(list(absent.values())) if absent else None
-    return oldest_ns, unknown if unknown is not None and unknown.any() else None
+def _presence(decoded: Decoded) -> tuple[list[int], Any]:
+    """The rows' event times, NEVER_NS where nothing is stored, and where that is: False or a boolean array."""
+    if decoded.plain:
+        return decoded.event_ns, False
+    blank = decoded.rows["format"] == BLANK
+    return np.where(blank, NEVER_NS, decoded.rows["event_ns"]).tolist(), blank
+
+
+def _any_row(absent: Iterable[Any]) -> npt.NDArray[np.bool_] | None:
+    """Which rows lack one of their entities; None where none does."""
+    lacking = [gone for gone in absent if gone is not False and np.count_nonzero(gone)]
+    return np.logical_or.reduce(lacking) if lacking else None
 
 
 def _texts(views: Sequence[StoredView], store: OnlineStore) -> dict[tuple[str, str], Array]:

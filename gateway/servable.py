@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import onnxruntime
 
 from gateway.contract.errors import Fault, Reason
@@ -33,6 +34,14 @@ class StoredView(NamedTuple):
     """The string features that the model takes."""
 
 
+class Bound(NamedTuple):
+    """Buffers for one row that the runtime reads and writes in place."""
+
+    binding: Any
+    inputs: dict[str, Array]
+    output: Array
+
+
 class Servable:
     """A version that can answer. Used by one thread at a time."""
 
@@ -46,12 +55,34 @@ class Servable:
         self.labels = _decision_labels(served)
         self.last_error = ""
         """What the runtime said when a row last failed; for operators, never for callers."""
-        self._run = session.run
+        self._session = session
         self._outputs = [self.document.output.score]
+        self._bound: Bound | None = None
 
     def run(self, inputs: dict[str, Array]) -> Array:
-        """The score output for the graph's inputs; raises whatever the runtime raises."""
-        return self._run(self._outputs, inputs)[0]  # type: ignore[no-any-return]
+        """The score output for the graph's inputs; raises whatever the runtime raises.
+
+        Valid until the next run: the output of a single row lies in a buffer that is used again.
+        """
+        bound = self._bound
+        if bound is not None and len(next(iter(inputs.values()))) == 1:
+            for name, values in inputs.items():
+                bound.inputs[name][...] = values
+            self._session.run_with_iobinding(bound.binding)
+            return bound.output
+        return self._session.run(self._outputs, inputs)[0]  # type: ignore[no-any-return]
+
+    def bind(self, one_row: dict[str, Array]) -> None:
+        """Lets single rows be run in buffers that are bound once, which halves their cost; strings cannot be."""
+        output = np.ascontiguousarray(self.run(one_row))
+        if any(array.dtype == object for array in (output, *one_row.values())):
+            return
+        inputs = {name: values.copy() for name, values in one_row.items()}
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output(self._outputs[0], "cpu", 0, output.dtype, output.shape, output.ctypes.data)
+        self._bound = Bound(binding, inputs, output)
 
 
 def load(served: ServedVersion, artifacts: Path) -> Servable:
@@ -69,6 +100,7 @@ def load(served: ServedVersion, artifacts: Path) -> Servable:
         golden = read_golden(golden_text, served.document, served.views)
         check_golden(served.document, feeds, golden, servable.run)
         one_row = {feed: values[:1] for feed, values in golden_inputs(feeds, golden).items()}
+        servable.bind(one_row)
         for _ in range(WARM_RUNS):
             servable.run(one_row)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -178,12 +179,12 @@ class ModelDocument(Document):
             raise ValueError(problem)
         return self
 
-    @property
+    @cached_property
     def stored(self) -> tuple[StoredInput, ...]:
         """The inputs read from the online store, in order."""
         return tuple(item for item in self.inputs if isinstance(item, StoredInput))
 
-    @property
+    @cached_property
     def requested(self) -> tuple[RequestInput, ...]:
         """The inputs that the caller sends, in order."""
         return tuple(item for item in self.inputs if isinstance(item, RequestInput))

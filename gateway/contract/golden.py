@@ -111,13 +111,13 @@ def _stored(
     codec = RowCodec(view)
     zeros = np.zeros(len(records), np.int64)
     raw = codec.encode(zeros, zeros, columns, nulls)
-    rows = codec.decode([raw[i : i + codec.stride] for i in range(0, len(raw), codec.stride)])
+    decoded = codec.decode([raw[i : i + codec.stride] for i in range(0, len(raw), codec.stride)])
     # At time 0 nothing is stale, so only what is missing takes its default.
-    settled = MissingPolicy(codec, used).settle(rows, now_ns=0)
+    settled = MissingPolicy(codec, used).settle(decoded, now_ns=0)
     if settled and settled.rejected:
         index, (_, feature_name) = min(settled.rejected.items())
         raise ValueError(f"golden row {index + 1}: {view.name}.{feature_name} is empty, but its policy is `reject`")
-    return rows, texts
+    return decoded.rows, texts
 
 
 def _requested(name: str, dtype: Dtype, default: Scalar | None, records: Sequence[Mapping[str, str]]) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.contract.errors import Reason
-from gateway.contract.row import BLANK, RowCodec, Rows
+from gateway.contract.row import BLANK, Decoded, RowCodec, Rows
 from gateway.contract.schema import Dtype, Feature, Missing
 
 NS: Final = 1_000_000_000
@@ -47,15 +47,15 @@ class MissingPolicy:
             self.mask[item.bit // 64] |= np.uint64(1) << np.uint64(item.bit % 64)
         self.shortest_ttl_ns = min((item.ttl_ns for item in self.used if item.ttl_ns is not None), default=None)
 
-    def settle(self, rows: Rows, now_ns: int) -> Settled | None:
+    def settle(self, decoded: Decoded, now_ns: int) -> Settled | None:
         """Marks stale values as null and writes numeric defaults over nulls, in place.
 
         Returns None where every value was there and fresh, which is the common case. Strings keep their null mark:
         their default is put in when codes become text.
         """
-        oldest_ok = None if self.shortest_ttl_ns is None else now_ns - self.shortest_ttl_ns
-        fresh = oldest_ok is None or bool((rows["event_ns"] >= oldest_ok).all())
-        if fresh and not (rows["nulls"] & self.mask).any():
+        ttl_ns, rows = self.shortest_ttl_ns, decoded.rows
+        fresh = ttl_ns is None or min(decoded.event_ns) >= now_ns - ttl_ns
+        if fresh and (decoded.plain or not np.count_nonzero(rows["nulls"] & self.mask)):
             return None
         settled = Settled(np.zeros(len(rows), np.int64), np.zeros(len(rows), bool), {})
         for item in self.used:

@@ -6,6 +6,7 @@ array over the joined bytes and a model's columns are slices of its blocks. Litt
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -40,6 +41,17 @@ class Place(NamedTuple):
     bit: int
 
 
+class Decoded(NamedTuple):
+    """Rows of one view."""
+
+    rows: Rows
+    """Shape (n,), writable."""
+    event_ns: list[int]
+    """Per row: its event time, UTC."""
+    plain: bool
+    """Whether every row was found and has every value."""
+
+
 class RowCodec:
     """The layout of one view's rows. `stride` is the length of a row in bytes, a multiple of 8."""
 
@@ -55,6 +67,8 @@ class RowCodec:
         fields += [("created_ns", "<i8"), ("nulls", ("<u8", (self.words,)))]
         fields += [(name, (kind, (counts[dtype],))) for dtype, (name, kind) in BLOCKS.items() if counts[dtype]]
         packed: np.dtype[Any] = np.dtype(fields)
+        self._header = struct.Struct(f"<I4xq8x{8 * self.words}s")
+        self._zeros = bytes(8 * self.words)
         self.stride = -(-packed.itemsize // 8) * 8
         offsets = [offset for _, offset, *_ in dict(packed.fields or {}).values()]
         names, formats = [name for name, _ in fields], [kind for _, kind in fields]
@@ -93,22 +107,31 @@ class RowCodec:
             rows["nulls"][:, place.bit // 64] |= null.astype(np.uint64) << np.uint64(place.bit % 64)
         return _sealed(rows)
 
-    def decode(self, values: Sequence[bytes]) -> Rows:
-        """Decodes rows, one per element, into a writable array of shape (len(values),).
+    def decode(self, values: Sequence[bytes]) -> Decoded:
+        """Decodes rows, one per element.
 
-        Raises ValueError where a row is not one of this layout or was damaged: `checksum` is how storage errors show.
+        Raises ValueError where a row is not one of this layout or was damaged: `damaged` says which.
         """
-        if damaged := self.damaged(values):
-            raise ValueError(f"row {damaged[0]} of view {self.view.name} is damaged or of another layout")
-        return np.frombuffer(bytearray().join(values), self.dtype)
+        unpack, stride, crc32, zeros = self._header.unpack_from, self.stride, zlib.crc32, self._zeros
+        event_ns = []
+        plain = True
+        for value in values:
+            if len(value) != stride:
+                raise ValueError(f"a row of view {self.view.name} has {len(value)} bytes instead of {stride}")
+            crc, time_ns, nulls = unpack(value)
+            if crc32(value[4:]) != crc:
+                raise ValueError(f"a row of view {self.view.name} is damaged")
+            event_ns.append(time_ns)
+            if nulls != zeros:
+                plain = False
+        return Decoded(np.frombuffer(bytearray().join(values), self.dtype), event_ns, plain)
 
     def damaged(self, values: Sequence[bytes]) -> list[int]:
         """The rows that are not of this layout or whose checksum is wrong."""
-        stride, crc32, number = self.stride, zlib.crc32, int.from_bytes
         return [
             index
             for index, value in enumerate(values)
-            if len(value) != stride or crc32(value[4:]) != number(value[:4], "little")
+            if len(value) != self.stride or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little")
         ]
 
 

@@ -121,8 +121,8 @@ def assemble(
 class Results(NamedTuple):
     """What a model says of n rows."""
 
-    scores: npt.NDArray[np.float64]
-    """Shape (n,)."""
+    scores: list[float]
+    """One per row."""
     decisions: list[str] | None
     """One per row, where the document declares a decision."""
     rankings: list[list[tuple[str, float]]] | None
@@ -134,15 +134,15 @@ def interpret(document: ModelDocument, output: Array, n: int) -> Results:
 
     Raises ValueError where its shape is not one that the document's task can mean.
     """
-    values = np.asarray(output, np.float64).reshape(n, -1)
+    values = output.reshape(n, -1)
     if document.output.labels:
-        return _ranked(document, values)
-    column = document.output.column
-    if column is None and values.shape[1] != 1:
-        raise ValueError(f"output {document.output.score} has {values.shape[1]} columns; name one with output.column")
-    if column is not None and column >= values.shape[1]:
-        raise ValueError(f"output {document.output.score} has {values.shape[1]} columns, but output.column is {column}")
-    scores = np.ascontiguousarray(values[:, column or 0])
+        return _ranked(document, values.astype(np.float64))
+    column, width = document.output.column, values.shape[1]
+    if column is None and width != 1:
+        raise ValueError(f"output {document.output.score} has {width} columns; name one with output.column")
+    if column is not None and column >= width:
+        raise ValueError(f"output {document.output.score} has {width} columns, but output.column is {column}")
+    scores = values[:, column or 0].tolist()
     return Results(scores, _decisions(document, scores), None)
 
 
@@ -214,15 +214,14 @@ def _ranked(document: ModelDocument, values: Array) -> Results:
         for columns, scores in zip(order.tolist(), ordered.tolist(), strict=True)
     ]
     decided = document.decision.kind != "none"
-    return Results(ordered[:, 0].copy(), [r[0][0] for r in rankings] if decided else None, rankings)
+    return Results(ordered[:, 0].tolist(), [r[0][0] for r in rankings] if decided else None, rankings)
 
 
-def _decisions(document: ModelDocument, scores: npt.NDArray[np.float64]) -> list[str] | None:
+def _decisions(document: ModelDocument, scores: list[float]) -> list[str] | None:
     decision = document.decision
     if decision.kind != "threshold":
         return None
+    threshold, hit, otherwise = decision.threshold, decision.hit, decision.otherwise
     if document.output.direction == "higher":
-        hits = scores >= decision.threshold
-    else:
-        hits = scores <= decision.threshold
-    return [decision.hit if hit else decision.otherwise for hit in hits.tolist()]
+        return [hit if score >= threshold else otherwise for score in scores]
+    return [hit if score <= threshold else otherwise for score in scores]

@@ -137,7 +137,7 @@ class OnlineStore:
         return words
 
     def _found(self, view: bytes, codec: RowCodec, raw: bytes) -> FoundRow:
-        row = codec.decode([raw])[0]
+        row = codec.decode([raw]).rows[0]
         values: dict[str, Any] = {}
         for feature in codec.view.features:
             block, column, bit = codec.places[feature.name]

@@ -44,7 +44,7 @@ def test_rows_come_back_as_they_were_encoded(rows: list[tuple[float, int, int, b
         {"minutes": np.array(minutes, np.float32), "state": np.array(codes), "calls": np.array(calls), "plan": plans},
         {"calls": gone},
     )
-    back = CODEC.decode([raw[i : i + CODEC.stride] for i in range(0, len(raw), CODEC.stride)])
+    back = CODEC.decode([raw[i : i + CODEC.stride] for i in range(0, len(raw), CODEC.stride)]).rows
     assert back["float32"][:, 0].tolist() == minutes
     assert back["code"][:, 0].tolist() == codes
     assert back["int64"][:, 0].tolist() == [0 if g else c for c, g in zip(calls, gone, strict=True)]
