@@ -133,7 +133,9 @@ class Hub:
     def _after(self, sent: RouteTable | None, session: Session) -> RouteTable | None:
         with self._changed:
             self._changed.wait_for(lambda: session.ended or self._closed or self._table is not sent)
-            return None if session.ended or self._closed else self._table
+            if self._closed or (session.ended and sent is not None):
+                return None
+            return self._table  # the first one in any case: even who asks and leaves gets an answer
 
     def _confirmation(self, revision: int) -> Confirmation:
         sessions = sorted(self._sessions.items())
