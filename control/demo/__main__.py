@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from shutil import which
 from types import FrameType
 
@@ -66,7 +67,7 @@ def _farewell(console: Console, seconds: float, data: Path, subscriber: str) -> 
     """What to do next, as commands; the last line alone keeps the result running."""
     from control.demo.churn import ENTITY, MODEL
 
-    command, where = _interlock(), f"--data {data}"
+    command, where = _interlock(), f"--data {quote(str(data))}"
     console.print(f"\nAll of it in {seconds:.0f} s. While the last line runs, ask in another shell:", highlight=False)
     for asked in (f"score {MODEL} --entity {ENTITY}={subscriber}", f"status {MODEL}", f"model show {MODEL}/2"):
         console.print(f"{command} {asked} {where}", soft_wrap=True, highlight=False, markup=False)
@@ -87,7 +88,7 @@ def _interlock() -> str:
     found = which("interlock")
     if found and Path(found).resolve() == beside.resolve():
         return "interlock"
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -72,7 +72,7 @@ def _close(console: Console, report: Report, done: Done, figure: str) -> None:
     sign = "[green]✓[/green]" if done.ok else "[red]✗[/red]"
     # soft_wrap: a line that is longer than the terminal stays one line.
     console.print(
-        f"{sign} {escape(done.name):<34} {escape(figure):<84} [dim]{done.seconds:>6.1f} s[/dim]",
+        f"{sign} {escape(done.name):<33} {escape(figure):<74} [dim]{done.seconds:>6.1f} s[/dim]",
         soft_wrap=True,
         highlight=False,
     )

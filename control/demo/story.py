@@ -6,9 +6,11 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
+
+import pandas as pd
 
 from control.cli.feature_rows import Layout, feature_chunks
 from control.client import ControlPlane, lineage
@@ -19,6 +21,7 @@ from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
 from control.demo.checks import largest_difference, require_version
 from control.demo.services import Services, until
 from control.demo.steps import Report
+from control.training.data import Split
 from control.training.lineage import code_commit, environment_lock
 from control.v1 import features_pb2, registry_pb2
 from gateway.contract.schema import FeatureView
@@ -50,14 +53,22 @@ class Story:
         self.data = data
         self.services = services
         self.report = report
-        self.frame = churn.load(churn.data_file())
-        self.parts = churn.parts(self.frame)
         self.people: dict[str, ControlPlane] = {}
         self.views: dict[str, FeatureView] = {}
         self.candidates: dict[int, Candidate] = {}
         self.revisions: dict[int, int] = {}
         self.control = ""
         self.target = Target("", churn.MODEL, churn.ENTITY)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All subscribers."""
+        return churn.load(churn.data_file())
+
+    @cached_property
+    def parts(self) -> Split:
+        """Those to train on, and those held out."""
+        return churn.parts(self.frame)
 
     @property
     def held_out(self) -> list[str]:
@@ -79,7 +90,7 @@ class Story:
         (training / "environment.lock").write_text(environment_lock())
         self.frame.drop(columns=churn.TARGET).to_csv(self.data / ROWS, lineterminator="\n")
         train, held_out = len(self.parts.train), len(self.parts.held_out)
-        return f"{train:,} subscribers to train on, {held_out:,} held out (ids and event times derived, seeded)"
+        return f"{train:,} to train on, {held_out:,} held out; ids and event times derived, seeded"
 
     def train(self, number: int, views: Sequence[str]) -> str:
         """Trains a version and writes its files."""
@@ -146,7 +157,8 @@ class Story:
     def register(self, number: int) -> str:
         """Uploads the files and registers the version with its lineage."""
         control, found = self.people["dana"], self.candidates[number]
-        made_from = {name: self.data / "training" / file for name, file in MADE_FROM.items()}
+        made_from = {"source_data": churn.data_file()}
+        made_from |= {name: self.data / "training" / file for name, file in MADE_FROM.items()}
         request = registry_pb2.RegisterVersionRequest(
             document_yaml=found.document.read_text(),
             model_sha256=control.upload(found.model),
@@ -215,7 +227,7 @@ class Story:
         with Traffic(self.target, self.held_out, CALLERS) as traffic:
             self._await_replies(traffic, CALLS_BEFORE)
             began_ns = time.monotonic_ns()
-            confirmed = self.promote(number)
+            self.promote(number)
             confirmed_ns = time.monotonic_ns()
             self._await_replies(traffic, max(CALLS_IN_ALL, len(traffic.replies) + CALLS_AFTER))
         replies = traffic.replies
@@ -227,8 +239,10 @@ class Story:
         require_version([r for r in replies if r.began_ns > confirmed_ns], number, self.revisions)
         self._compare(replies)
         after = sum(reply.version == number for reply in replies)
-        before = len(replies) - after
-        return f"{before:,} calls by version {number - 1}, {after:,} by {number}, none failed; {confirmed}"
+        before, revision = len(replies) - after, self.revisions[number]
+        return (
+            f"{before:,} calls by version {number - 1}, {after:,} by version {number}, none failed; revision {revision}"
+        )
 
     def verify_audit(self) -> str:
         """Has the audit trail recomputed."""

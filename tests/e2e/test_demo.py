@@ -58,6 +58,7 @@ def test_no_call_fails_while_a_version_is_promoted(ran: Ran) -> None:
 def test_every_step_is_one_line(ran: Ran) -> None:
     """With its name, its figure and its seconds."""
     names = [step["name"] for step in ran.report["steps"]]
+    assert len(set(names)) == len(names)
     lines = [line for line in ran.output if line.startswith("✓ ")]
     assert len(lines) == len(names)
     assert all(line.startswith(f"✓ {name}") and line.endswith(" s") for line, name in zip(lines, names, strict=True))
@@ -82,8 +83,21 @@ def test_the_last_line_keeps_the_result_running(ran: Ran) -> None:
 
 def test_no_process_is_left(ran: Ran) -> None:
     """Whatever was started has ended."""
-    left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(ran.data) in _command(process)]
-    assert left == []
+    assert left_of(ran.data) == []
+
+
+def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
+    """Ctrl-C in the middle, and a second one at once, end everything that was started, and the report says so."""
+    data, report, log = tmp_path / "data", tmp_path / "r.json", tmp_path / "log"
+    command = [sys.executable, "-m", "control.demo", "--data", str(data), "--report", str(report)]
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file) as demo:
+        until(lambda: "Start a gateway" in log.read_text(), 60)
+        demo.send_signal(signal.SIGINT)
+        demo.send_signal(signal.SIGINT)
+    assert demo.returncode == 1
+    assert "demo stopped" in log.read_text().splitlines()[-1]
+    assert not json.loads(report.read_text())["ok"]
+    assert left_of(data) == []
 
 
 def asked_beside(ran: Ran) -> list[list[str]]:
@@ -91,6 +105,11 @@ def asked_beside(ran: Ran) -> list[list[str]]:
     shown = [line.split() for line in ran.output[:-1] if line.startswith(ran.output[-1].split()[0])]
     assert len(shown) == 3
     return shown
+
+
+def left_of(data: Path) -> list[int]:
+    """Processes that work on the directory."""
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if str(data) in _command(process)]
 
 
 def _command(process: psutil.Process) -> str:
