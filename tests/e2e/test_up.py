@@ -295,8 +295,12 @@ def test_a_service_that_dies_is_said_and_ends_the_other(here: Interlock, service
 
 def test_a_gateway_without_its_control_plane_is_shown_alone(here: Interlock) -> None:
     """Scoring goes on when the control plane is away, and `status` is what an operator types first."""
+    with here.up("--data", "d") as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
     ports = [f"--{key}=127.0.0.1:0" for key in ("address", "admin-address", "metrics-address")]
-    command = [*here.command, "gateway", "--data=d/gateway", "--workers=1", *ports]
+    flags = ["--data=d/gateway", "--workers=1", "--control=127.0.0.1:9", "--token-file=d/control/gateway.token", *ports]
+    command = [*here.command, "gateway", *flags]
     with subprocess.Popen(command, cwd=here.cwd, env=environment(), stderr=subprocess.DEVNULL) as gateway:
         shown = until(lambda: (run := here("status", "--data", "d", "--json")).code != 3 and run)
         gateway.terminate()
