@@ -286,6 +286,8 @@ def _structure_cases() -> Iterator[tuple[str, Case]]:
     yield "outputs-10000", Case(model_of(tree_node(), outputs=("score", *many)).SerializeToString(), Check.LIMITS)
     yield "inputs-10000", Case(model_of(tree_node(), inputs=("X", *many)).SerializeToString(), Check.LIMITS)
     output = model_of().graph.output[0]
+    twisted = good().replace(b"score", b"sc\xff\xfee")
+    yield "name-not-utf-8", Case(twisted, Check.NAMES)
     yield "outputs-twice", Case(changed(lambda m: m.graph.output.append(output)), Check.SIGNATURE)
     yield "outputs-none", Case(changed(lambda m: m.graph.ClearField("output")), Check.SIGNATURE)
     yield "inputs-none", Case(changed(lambda m: m.graph.ClearField("input")), Check.SIGNATURE)

@@ -17,14 +17,13 @@ import psutil
 import pytest
 from onnx import ModelProto, NodeProto
 from skl2onnx import to_onnx
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import GradientBoostingClassifier, IsolationForest, RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-from sklearn.svm import SVC, SVR
+from sklearn.svm import SVR
 
 from control.registry.admission.behaviour import check_same
 from control.registry.admission.examine import Upload
@@ -84,6 +83,7 @@ def test_bytes_that_are_not_those_of_their_digest_are_refused(examiner: Examiner
         assert examiner.examine(changed, Limits()).check == "digest"
 
 
+@pytest.mark.stress
 def test_mutated_models_never_do_more_than_end_their_own_process(examiner: Examiner) -> None:
     """Whatever bytes and attributes are changed to, there is an answer, and the next model is examined."""
     seed = random.Random(7)
@@ -92,6 +92,7 @@ def test_mutated_models_never_do_more_than_end_their_own_process(examiner: Exami
         data = mutant(seed, seed.choice(models))
         answer = examiner.examine(Case(data, Check.WIRE).upload, Limits(cpu_s=5, wall_s=20))
         assert answer.check == "" or answer.check in set(Check)
+        assert "died with code" not in answer.message, data.hex()
     assert examiner.examine(Case(good(), Check.SIZE).upload, Limits()) == ("", "")
 
 
@@ -156,7 +157,6 @@ def test_models_of_common_kinds_are_admitted(examiner: Examiner) -> None:
     two, three = (x[:, 0] > 0).astype(int), np.digitize(x[:, 0], [-0.5, 0.5])
     models: list[tuple[Any, str, Any]] = [
         (GradientBoostingClassifier(n_estimators=5), "binary", two),
-        (CalibratedClassifierCV(SVC()), "binary", two),
         (RandomForestClassifier(5), "multiclass", three),
         (LogisticRegression(), "multiclass", three),
         (GaussianNB(), "multiclass", three),

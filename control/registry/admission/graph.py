@@ -226,7 +226,9 @@ NAMES: Final = frozenset({"name", "input", "output", "op_type", "domain", "dim_p
 """The fields that name things."""
 
 
-def _check_inner_name(where: str, name: str, limits: Limits) -> None:
+def _check_inner_name(where: str, name: str | bytes, limits: Limits) -> None:
+    if isinstance(name, bytes):  # what the parser makes of bytes that are no UTF-8
+        raise Refused(Check.NAMES, f"{where} is not text; export the model again")
     if len(name) > 4 * limits.name_chars or not (name.isprintable() or not name):
         raise Refused(
             Check.NAMES, f"{where} is longer than {4 * limits.name_chars} or has characters that do not print"
