@@ -715,3 +715,31 @@ def slow(rounds: int) -> bytes:
     ]
     tensors = [constant("size", [3, 1_000_000]), constant("axis", [1])]
     return model_of(tree, *nodes, initialisers=tensors).SerializeToString()
+
+
+def classifier(labels: dict[str, Any], zipmap: bool = False) -> bytes:
+    """A linear classifier over three columns, which answers labels and probabilities."""
+    n = len(next(iter(labels.values())))
+    attributes = {"coefficients": [1.0] * 3 * n, "intercepts": [0.0] * n, "post_transform": "SOFTMAX", **labels}
+    node = ml_node("LinearClassifier", attributes, ("label", "probabilities"))
+    model = model_of(node, outputs=("probabilities",), shape=(None, n))
+    kind = TensorProto.STRING if "classlabels_strings" in labels else TensorProto.INT64
+    model.graph.output.insert(0, helper.make_tensor_value_info("label", kind, [None]))
+    if zipmap:
+        key = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        node = helper.make_node("ZipMap", ["probabilities"], ["output_probability"], domain="ai.onnx.ml", **ZIP)
+        model.graph.node.append(node)
+        del model.graph.output[1]
+        model.graph.output.append(helper.make_value_info("output_probability", helper.make_sequence_type_proto(key)))
+    return model.SerializeToString()
+
+
+ZIP: Final = {"classlabels_int64s": [0, 1]}
+DRAFTED: Final[dict[str, tuple[bytes, str, str]]] = {
+    "binary": (classifier({"classlabels_ints": [0, 1]}), "binary", "column: 1"),
+    "words": (classifier({"classlabels_strings": ["no", "yes"]}), "binary", 'hit: "yes"'),
+    "multiclass": (classifier({"classlabels_ints": [7, 8, 9]}), "multiclass", 'labels: ["7", "8", "9"]'),
+    "dictionaries": (classifier({"classlabels_ints": [0, 1]}, zipmap=True), "binary", "'zipmap': False"),
+    "regression": (good(), "regression", "score: score"),
+}
+"""Good models of several kinds, with the task that a draft should guess, and what it should say."""
