@@ -95,7 +95,8 @@ versions: Final = Table(
 )
 """Versions: what they are (never changed), and their stage with the audit entry that set it.
 
-A trigger of the migration lets none into traffic without an approval of its digest.
+Triggers of the migration let none begin but as registered, change its content, or come into traffic without an
+approval of its digest.
 
 `feature_sequence` is the newest batch of the pinned views when the version was last promoted.
 """
@@ -120,7 +121,7 @@ approvals: Final = Table(
     CheckConstraint("lower(decided_by) <> lower(submitted_by)", name="two_people"),
     CheckConstraint("decision IN ('approved', 'rejected')", name="decisions"),
 )
-"""Decisions on versions."""
+"""Decisions on versions. Triggers of the migration refuse to change or delete one."""
 
 feature_views: Final = Table(
     "feature_views",

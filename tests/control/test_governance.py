@@ -132,6 +132,30 @@ def test_the_store_itself_lets_no_version_into_traffic_without_an_approval(plane
     assert stage_of(plane.store, "skipped", version) is Stage.REGISTERED
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE versions SET digest = 'x' WHERE model = 'fixed'",
+        "UPDATE versions SET document_json = '{}' WHERE model = 'fixed'",
+        "UPDATE versions SET submitted_by = 'eve' WHERE model = 'fixed'",
+        "UPDATE approvals SET decided_by = 'eve' WHERE model = 'fixed'",
+        "DELETE FROM approvals WHERE model = 'fixed'",
+        "INSERT INTO versions SELECT model, 99, 'champion', stage_sequence, digest, task, document_json, manifest_json,"
+        " admission_json, model_sha256, golden_sha256, submitted_by, submitted_at_ns, feature_sequence FROM versions"
+        " WHERE model = 'fixed'",
+    ],
+)
+def test_the_store_itself_keeps_versions_and_decisions_as_they_were(
+    plane: ControlPlane, ben: Client, statement: str
+) -> None:
+    """Whatever a program of ours may come to do."""
+    version = add_version(plane.store, "fixed")
+    request = pb.ApproveVersionRequest(idempotency_key=key(), model="fixed", version=version)
+    ben.call(ben.governance.ApproveVersion, request)
+    with pytest.raises(IntegrityError), plane.store.unit("eve") as unit:
+        unit.connection.exec_driver_sql(statement)
+
+
 def test_a_rejection_needs_a_reason_and_is_final(plane: ControlPlane, ben: Client) -> None:
     """Nobody approves it afterwards."""
     version = add_version(plane.store, "bad")

@@ -53,7 +53,7 @@ def entries(store: Store) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store.sqlite", busy_s=0.2)
+    opened = Store(tmp_path / "store.sqlite")
     yield opened
     opened.close()
 
@@ -235,8 +235,9 @@ def test_units_of_many_threads_take_numbers_without_gaps(store: Store) -> None:
     assert entries(store) == 40
 
 
-def test_a_store_that_another_process_writes_is_unavailable_and_recovers(store: Store, tmp_path: Path) -> None:
+def test_a_store_that_another_process_writes_is_unavailable_and_recovers(tmp_path: Path) -> None:
     """The write waits, then says that nothing was changed."""
+    store = Store(tmp_path / "store.sqlite", busy_s=0.2)
     other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Fault) as refused, store.unit("ana"):
@@ -247,6 +248,7 @@ def test_a_store_that_another_process_writes_is_unavailable_and_recovers(store: 
     with store.unit("ana") as unit:
         unit.record("test", "x", {})
     assert entries(store) == 1
+    store.close()
 
 
 def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(store: Store) -> None:

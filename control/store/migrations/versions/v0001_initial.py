@@ -18,6 +18,25 @@ TRIGGERS = (
     BEGIN SELECT RAISE(ABORT, 'audit entries are never changed'); END
     """,
     """
+    CREATE TRIGGER approvals_keep_entries BEFORE DELETE ON approvals
+    BEGIN SELECT RAISE(ABORT, 'decisions are never deleted'); END
+    """,
+    """
+    CREATE TRIGGER approvals_keep_content BEFORE UPDATE ON approvals
+    BEGIN SELECT RAISE(ABORT, 'decisions are never changed'); END
+    """,
+    """
+    CREATE TRIGGER versions_begin_registered BEFORE INSERT ON versions WHEN NEW.stage <> 'registered'
+    BEGIN SELECT RAISE(ABORT, 'a version begins as registered'); END
+    """,
+    """
+    CREATE TRIGGER versions_keep_content BEFORE UPDATE OF
+        model, version, digest, task, document_json, manifest_json, admission_json, model_sha256, golden_sha256,
+        submitted_by, submitted_at_ns
+    ON versions
+    BEGIN SELECT RAISE(ABORT, 'what a version is made of is never changed'); END
+    """,
+    """
     CREATE TRIGGER traffic_needs_approval BEFORE UPDATE OF stage ON versions
     WHEN NEW.stage IN ('shadow', 'canary', 'champion') AND NOT EXISTS (
         SELECT 1 FROM approvals
