@@ -37,7 +37,7 @@ def list_approvals(
     if waiting := next((a for a in found if a.state == "pending"), None):
         session.out.note(
             f"Next, by somebody other than {waiting.submitted_by}: "
-            f"interlock approval approve {waiting.model}/{waiting.version}{session.data_flag}"
+            f"interlock approval approve {waiting.model}/{waiting.version}{session.same_flags}"
         )
 
 
@@ -54,7 +54,7 @@ def approve(
     approval = session.control.approve(*version, comment=comment, digest=digest)
     words = f"{version} (digest {short(approval.digest)}) is approved by {approval.decided_by}."
     session.out.result(approval, text(words, "green"))
-    session.out.note(f"Next: interlock model promote {version}{session.data_flag}")
+    session.out.note(f"Next: interlock model promote {version}{session.same_flags}")
 
 
 @command(app, "reject")

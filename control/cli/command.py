@@ -18,20 +18,20 @@ PANEL: Final = "Options of every command"
 SHARED: Final[dict[str, tuple[Any, Any]]] = {
     "data": (
         Annotated[
-            Path,
+            Path | None,
             typer.Option(
-                envvar="INTERLOCK_DATA", help="Directory of the installation on this host.", rich_help_panel=PANEL
+                help=f"Directory of the installation on this host (or INTERLOCK_DATA; {DEFAULT_DATA}).",
+                rich_help_panel=PANEL,
             ),
         ],
-        DEFAULT_DATA,
+        None,
     ),
     "control": (
         Annotated[
             str | None,
             typer.Option(
-                envvar="INTERLOCK_CONTROL",
                 metavar="HOST:PORT",
-                help="The control plane; otherwise the one that runs in --data.",
+                help="The control plane (or INTERLOCK_CONTROL; the one that runs in --data).",
                 rich_help_panel=PANEL,
             ),
         ],
@@ -41,9 +41,8 @@ SHARED: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str | None,
             typer.Option(
-                envvar="INTERLOCK_GATEWAY",
                 metavar="HOST:PORT",
-                help="The gateway; otherwise the one that runs in --data.",
+                help="The gateway (or INTERLOCK_GATEWAY; the one that runs in --data).",
                 rich_help_panel=PANEL,
             ),
         ],
@@ -53,8 +52,7 @@ SHARED: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str | None,
             typer.Option(
-                envvar="INTERLOCK_TOKEN",
-                help="Your bearer token; otherwise --token-file, or the operator's in --data.",
+                help="Your bearer token (or --token-file, or INTERLOCK_TOKEN; the operator's in --data).",
                 rich_help_panel=PANEL,
             ),
         ],

@@ -14,8 +14,8 @@ from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import Dtype, Feature, FeatureView
 
 MAX_ROWS: Final = 10_000
-MAX_BYTES: Final = 2 << 20
-"""Text of a chunk, roughly: a message twice as large is taken everywhere."""
+MAX_BYTES: Final = 4 << 20
+"""Of a chunk, roughly; the control plane takes messages of four times that unless it is told otherwise."""
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 FIRST_NS: Final = 10**17
 """A smaller number is no time in nanoseconds after 1973, but most likely one in seconds or milliseconds."""

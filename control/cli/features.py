@@ -40,7 +40,7 @@ def apply(
     session.out.result({"applied": applied}, table(("view", "hash", "rows", "applied"), rows))
     empty = next((a.view.name for a in applied if not a.view.rows), None)
     if empty:
-        session.out.note(f"Next: interlock features materialize {empty} ROWS.csv{session.data_flag}")
+        session.out.note(f"Next: interlock features materialize {empty} ROWS.csv{session.same_flags}")
 
 
 @command(app, "list")
@@ -77,7 +77,7 @@ def materialize(
         text(f"{sent['rows']} rows of {stored.name} are durable, in {sent['batches']} batches.", "green"),
         facts([("view hash", stored.hash), ("last batch", sent["last_sequence"])]),
     )
-    session.out.note(f"Next: interlock features get {definition.entity} KEY{session.data_flag}")
+    session.out.note(f"Next: interlock features get {definition.entity} KEY{session.same_flags}")
 
 
 @command(app, "get")

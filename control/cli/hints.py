@@ -19,7 +19,7 @@ def suggest(session: Session, when: str, model: str = "") -> None:
     status, approvals = session.control.status(model), session.control.approvals(model)
     champions = {found.model: found.champion_version for found in status.models if found.champion_version}
     command = decide(champions, approvals) or _score(session, champions)
-    session.out.note(f"{when}: {command}{session.data_flag}")
+    session.out.note(f"{when}: {command}{session.same_flags}")
 
 
 def decide(champions: Mapping[str, int], approvals: Sequence[governance_pb2.Approval]) -> str:

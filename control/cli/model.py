@@ -48,7 +48,7 @@ def init(
     document = draft(onnx, name, [_view(session, given) for given in view or []])
     out.write_text(document)
     session.out.result({"document": str(out)}, text(f"{out} is drafted from {onnx.name}."))
-    flag = session.data_flag
+    flag = session.same_flags
     session.out.note(
         f"Fill in what it marks as REQUIRED, check what it marks as GUESSED. Then, with the token of a data scientist\n"
         f"(interlock token create NAME --role data_scientist{flag} > NAME.token):\n"
@@ -107,7 +107,7 @@ def register(  # noqa: PLR0913 - what a version is made of, each an option of th
     session.out.result(answer, text(shown, "green"), facts([("digest", version.digest)]), *warnings)
     session.out.note(
         f"Next, by somebody other than {version.submitted_by}: "
-        f"interlock approval approve {name}/{version.version}{session.data_flag}"
+        f"interlock approval approve {name}/{version.version}{session.same_flags}"
     )
 
 
@@ -161,7 +161,7 @@ def promote(
     answer = session.control.promote(*version, wait_s=wait_s)
     words = text(f"{version} answers by revision {answer.revision}.", "green")
     session.out.result(answer, words, text(_confirmation(answer.confirmed, answer.pending, wait_s)))
-    session.out.note(f"Next: interlock status {version.model}{session.data_flag}")
+    session.out.note(f"Next: interlock status {version.model}{session.same_flags}")
     if answer.pending and wait_s:
         raise typer.Exit(1)
 

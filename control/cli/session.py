@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that every command takes."""
+    """The options that every command takes; None where the flag is not given."""
 
-    data: Path = places.DEFAULT_DATA
+    data: Path | None = None
     control: str | None = None
     gateway: str | None = None
     token: str | None = None
@@ -31,11 +32,15 @@ class Options:
 
 
 class Session:
-    """One run of a command: opens what it asks for, and closes that at the end."""
+    """One run of a command: opens what it asks for, and closes that at the end.
+
+    Flags are over the environment: who names a directory, or a token's file, means it.
+    """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.out = Output(options.json, options.verbose)
+        self.data = options.data or Path(os.environ.get("INTERLOCK_DATA") or places.DEFAULT_DATA)
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -48,81 +53,79 @@ class Session:
     def control(self) -> ControlPlane:
         """The control plane."""
         from control.client import ControlPlane
-        from control.connection import Unreachable
+        from control.connection import is_loopback
 
-        address = self.options.control
+        address = self._named(self.options.control, "INTERLOCK_CONTROL")
         if address is None:
-            place = places.control_place(self.options.data)
+            place = places.control_place(self.data)
             if place is None:
-                raise Unreachable(
-                    "UNAVAILABLE",
-                    "NOT_RUNNING",
-                    f"no control plane runs in {self.options.data}; start one with `interlock up{self.data_flag}`, "
-                    "or name another by --data DIRECTORY or --control HOST:PORT",
-                )
+                raise self._not_running("control plane", "--control")
             address = place.address
         self.out.detail(f"control plane: {address}")
-        return self._open.enter_context(ControlPlane(address, self._token()))
+        return self._open.enter_context(ControlPlane(address, self._token(local=is_loopback(address))))
 
     @cached_property
     def gateway(self) -> Gateway:
         """The gateway's serving port."""
         from control.client import Gateway
 
-        address = self.options.gateway or self.gateway_place.address
+        address = self._named(self.options.gateway, "INTERLOCK_GATEWAY") or self._gateway_place().address
         self.out.detail(f"gateway: {address}")
         return self._open.enter_context(Gateway(address, self._given_token()))
-
-    @cached_property
-    def gateway_place(self) -> places.GatewayPlace:
-        """Where the gateway of the data directory is."""
-        from control.connection import Unreachable
-
-        place = places.gateway_place(self.options.data)
-        if place is None:
-            raise Unreachable(
-                "UNAVAILABLE",
-                "NOT_RUNNING",
-                f"no gateway runs in {self.options.data}; start one with `interlock up{self.data_flag}`, "
-                "or name another by --data DIRECTORY or --gateway HOST:PORT",
-            )
-        return place
 
     def gateway_admin(self, address: str | None = None) -> GatewayAdmin:
         """The gateway's admin port: that of the data directory, or another with the given token."""
         from control.client import GatewayAdmin
 
-        path = places.gateway_token_path(self.options.data)
+        path = places.gateway_token_path(self.data)
         token = None if address else places.read_token(path)
         if token:
             self.out.detail(f"gateway's token: {path}")
-        address = address or self.gateway_place.admin_address
+        address = address or self._gateway_place().admin_address
         self.out.detail(f"gateway's admin port: {address}")
-        return self._open.enter_context(GatewayAdmin(address, token or self._token()))
+        return self._open.enter_context(GatewayAdmin(address, token or self._token(local=False)))
 
     @property
-    def data_flag(self) -> str:
+    def same_flags(self) -> str:
         """What a suggested command needs to find the same installation: nothing where it would anyway."""
-        data = self.options.data
-        known = data == places.DEFAULT_DATA or os.environ.get("INTERLOCK_DATA") == str(data)
-        return "" if known else f" --data {data}"
+        given = (("--data", self.options.data), ("--control", self.options.control))
+        return "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given if value is not None)
+
+    def _named(self, flag: str | None, variable: str) -> str | None:
+        """An address that was named: by its flag, or by its variable unless a flag names a directory."""
+        return flag or (None if self.options.data else os.environ.get(variable) or None)
+
+    def _gateway_place(self) -> places.GatewayPlace:
+        place = places.gateway_place(self.data)
+        if place is None:
+            raise self._not_running("gateway", "--gateway")
+        return place
+
+    def _not_running(self, service: str, flag: str) -> Exception:
+        from control.connection import Unreachable
+
+        return Unreachable(
+            "UNAVAILABLE",
+            "NOT_RUNNING",
+            f"no {service} runs in {self.data}; start one with `interlock up{self.same_flags}`, "
+            f"or name another by --data DIRECTORY or {flag} HOST:PORT",
+        )
 
     def _given_token(self) -> str | None:
-        options = self.options
-        if options.token:
-            return options.token
-        if options.token_file is None:
-            return None
-        token = places.read_token(options.token_file)
+        path = self.options.token_file
+        if self.options.token or path is None:
+            return self.options.token or os.environ.get("INTERLOCK_TOKEN") or None
+        token = places.read_token(path)
         if token is None:
-            raise Fault(Reason.UNAUTHENTICATED, f"--token-file {options.token_file} holds no token that can be read")
+            raise Fault(Reason.UNAUTHENTICATED, f"--token-file {path} holds no token that can be read")
         return token
 
-    def _token(self) -> str:
+    def _token(self, *, local: bool) -> str:
+        """The given token; for a server of this host, otherwise the operator's that lies here."""
         if token := self._given_token():
             return token
-        path = places.operator_token_path(self.options.data)
-        token = places.read_token(path)
+        path = places.operator_token_path(self.data)
+        token = places.read_token(path) if local else None
         if token is None:
             raise Fault(
                 Reason.UNAUTHENTICATED,

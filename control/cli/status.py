@@ -50,7 +50,7 @@ def status(
 
 def _alone(session: Session, failed: Unreachable) -> None:
     """What this host's gateway serves while the control plane is away; raises what failed where there is none."""
-    if session.options.control or places.gateway_place(session.options.data) is None:
+    if session.options.control is not None or places.gateway_place(session.data) is None:
         raise failed
     found = session.gateway_admin().status()
     problem = f"{failed.message}; the gateway goes on with what it has"

@@ -48,7 +48,7 @@ def up(
 ) -> None:
     """Starts a control plane and a gateway on this host, in the foreground; Ctrl-C drains and stops both."""
     needs_control("`interlock up`")
-    data = session.options.data
+    data = session.data
     watch = Watch()
     with watch.signals(), _announced_end(session), ExitStack() as services:
         control = services.enter_context(watch.add(_start(session, "control", _port_flags("control", ports))))
@@ -69,7 +69,7 @@ def _start(session: Session, service: str, flags: list[str]) -> Service:
     """Starts a service; unless told otherwise it writes only what somebody should look at."""
     quiet = not session.options.verbose and _configured(service, "log_level") is None
     level = ["--log-level=warning"] if quiet else []
-    return Service(service, [f"--data={session.options.data / service}", *flags, *level])
+    return Service(service, [f"--data={session.data / service}", *flags, *level])
 
 
 def _port_flags(service: str, ports: Ports) -> list[str]:
@@ -112,7 +112,7 @@ def _serving(address: str) -> bool:
 def _announce(session: Session, control: places.ControlPlace, gateway: places.GatewayPlace) -> None:
     from control.connection import CallFailed
 
-    token_path = places.operator_token_path(session.options.data)
+    token_path = places.operator_token_path(session.data)
     document = {
         "control": control.address,
         "gateway": gateway.address,

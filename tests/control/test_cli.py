@@ -85,14 +85,16 @@ def test_a_token_is_made_shown_once_and_revoked(interlock: Interlock) -> None:
 
 
 def test_a_token_may_come_from_a_file_or_the_environment(
-    interlock: Interlock, bob: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interlock: Interlock, bob: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flag is over the environment, and both are over the operator's token that lies in the data directory."""
+    """Flags are over the environment, and that over the operator's token that lies in the data directory."""
     file = tmp_path / "bob.token"
     file.write_text(f"{bob}\n")
     assert interlock("token", "list", "--token-file", str(file)).code == 1
     monkeypatch.setenv("INTERLOCK_TOKEN", bob)
     assert interlock("token", "list").code == 1
+    operators = str(data / "control" / "operator.token")
+    assert interlock("token", "list", "--token-file", operators).code == 0
     absent = interlock("token", "list", "--token-file", str(tmp_path / "no"), "--token", "")
     assert (absent.code, "holds no token that can be read" in absent.err) == (2, True)
 
@@ -101,6 +103,22 @@ def test_the_operators_token_is_used_and_said_when_asked(interlock: Interlock) -
     """On the same host nobody needs to look for a token; --verbose says which one it was."""
     assert "token: the operator's, from" in interlock("approval", "list", "--verbose").err
     assert "operator" not in interlock("approval", "list").err
+
+
+def test_a_directory_that_is_named_is_over_an_address_in_the_environment(
+    interlock: Interlock, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who types a flag means it; the suggested commands repeat it."""
+    monkeypatch.setenv("INTERLOCK_CONTROL", "127.0.0.1:9")
+    assert interlock("approval", "list").code == 3
+    named = interlock("approval", "list", "--data", str(data))
+    assert (named.code, f"--data {data}" in named.err) == (0, True)
+
+
+def test_the_operators_token_never_leaves_this_host(interlock: Interlock) -> None:
+    """A remote control plane gets a token that was given, or none."""
+    refused = interlock("approval", "list", "--control", "control.example:7400")
+    assert (refused.code, refused.err.startswith("UNAUTHENTICATED: no token")) == (2, True)
 
 
 def test_a_missing_role_says_how_to_get_it(interlock: Interlock) -> None:

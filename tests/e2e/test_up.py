@@ -254,7 +254,9 @@ def test_a_stranger_installs_the_wheel_and_serves_a_model(tmp_path: Path) -> Non
         told = interlock(command)
         assert (told.code, "pip install 'interlock[control]'" in told.err) == (2, True), told.err
     assert "--admin-address" in interlock.must("gateway", "--help").out
-    assert interlock("status").code == 3
+    interlock.must("config", "show")
+    for command in ("status", "model list", "audit verify", "score m --entity a=b", "features get a b"):
+        assert interlock(*command.split()).code == 3
     install_extra(tmp_path, "[control]")
     with interlock.up() as (process, said):
         assert said["operator_token_file"] == ".interlock/control/operator.token"
