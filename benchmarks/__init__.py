@@ -1,1 +1,1 @@
-"""What Interlock costs, measured as ratios within one run. `python -m benchmarks --help`, and README.md beside this file."""
+"""What Interlock costs, as ratios within one run. `python -m benchmarks --help`, and README.md beside this file."""

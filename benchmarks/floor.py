@@ -15,7 +15,7 @@ METHOD = "/gateway.v1.ScoringService/Score"
 async def serve(reply: bytes) -> None:
     """Serves on a free port, which is the first line that it prints, until it is killed."""
 
-    async def behaviour(request: bytes, context: Any) -> bytes:
+    async def behaviour(_request: bytes, _context: Any) -> bytes:
         return reply
 
     handler = grpc.method_handlers_generic_handler(

@@ -63,7 +63,8 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
     servable = run.route.servable
     rows = np.frombuffer(bytearray(BLANKS[answers.arm] * run.n), ROW)
     if servable.assign_by is not None:
-        rows["entity_hash"] = [_hash(key) for key in found.keys[servable.assign_by]]
+        digests = [blake2b(key, digest_size=8).digest() for key in found.keys[servable.assign_by]]
+        rows["entity_hash"] = np.frombuffer(b"".join(digests), "<u8")
     rows["score"] = answers.scores
     if answers.ages_ms is not None:
         rows["feature_age_ms"] = answers.ages_ms
@@ -103,7 +104,3 @@ def _ages_ms(oldest_ns: list[int], now_ns: int) -> list[int]:
     if max(oldest_ns) <= now_ns:
         return [(now_ns - event_ns) // NS_PER_MS for event_ns in oldest_ns]
     return [-1 if event_ns == NEVER_NS else max(now_ns - event_ns, 0) // NS_PER_MS for event_ns in oldest_ns]
-
-
-def _hash(key: bytes) -> int:
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")

@@ -65,7 +65,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         self._pending: list[tuple[Call, asyncio.Future[Reply]]] = []
         self._alone = 0
         self._busy = False
-        """Whether calls are collected into batches: the last batch had several, or it is time to see whether it would."""
+        """Whether calls are collected into batches: the last one had several, or it is time to see whether it would."""
         self.overloaded = 0
         self.health = health.aio.HealthServicer()
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
