@@ -18,14 +18,28 @@ def largest_difference(replies: Sequence[Reply], expected: Mapping[int, Mapping[
 
 
 def require_version(replies: Sequence[Reply], number: int, revisions: Mapping[int, int]) -> None:
-    """Raises ValueError unless this version answered each, under a revision at which it was the champion.
+    """Raises ValueError unless this version answered each, under a revision that names it."""
+    require_named_version(replies, revisions)
+    _refuse([reply for reply in replies if reply.version != number], len(replies), f"version {number} should have")
+
+
+def require_named_version(replies: Sequence[Reply], revisions: Mapping[int, int]) -> None:
+    """Raises ValueError unless each was answered by the version that its revision names.
 
     `revisions` are those that made each version the champion; versions were promoted in the order of their numbers.
     """
-    first, later = revisions[number], revisions.get(number + 1, 1 << 63)
-    wrong = [r for r in replies if not r.failure and (r.version != number or not first <= r.revision < later)]
+    wrong = [reply for reply in replies if reply.version != _champion(reply.revision, revisions)]
+    _refuse(wrong, len(replies), "which that revision does not name")
+
+
+def _champion(revision: int, revisions: Mapping[int, int]) -> int | None:
+    return max((number for number, since in revisions.items() if since <= revision), default=None)
+
+
+def _refuse(wrong: Sequence[Reply], of: int, why: str) -> None:
     if wrong:
+        first = wrong[0]
         raise ValueError(
-            f"{len(wrong)} of {len(replies):,} replies are not of version {number}: the first for {wrong[0].key} "
-            f"by version {wrong[0].version} under revision {wrong[0].revision}"
+            f"{len(wrong)} of {of:,} replies are wrong: the first, for {first.key}, "
+            f"by version {first.version} under revision {first.revision}; {why}"
         )

@@ -18,7 +18,7 @@ from control.connection import Refused
 from control.demo import churn
 from control.demo.callers import Reply, Target, Traffic, score_batch, score_each
 from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
-from control.demo.checks import largest_difference, require_version
+from control.demo.checks import largest_difference, require_named_version, require_version
 from control.demo.services import Services, until
 from control.demo.steps import Report
 from control.training.data import Split
@@ -235,6 +235,7 @@ class Story:
         self.report.calls_during_promotion, self.report.failed_calls = len(replies), len(failures)
         if failures:
             raise ValueError(f"{len(failures)} of {len(replies):,} calls failed, the first with {failures[0]}")
+        require_named_version(replies, self.revisions)
         require_version([r for r in replies if r.ended_ns < began_ns], number - 1, self.revisions)
         require_version([r for r in replies if r.began_ns > confirmed_ns], number, self.revisions)
         self._compare(replies)

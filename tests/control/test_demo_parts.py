@@ -11,7 +11,7 @@ from rich.console import Console
 
 from control.demo import churn
 from control.demo.callers import Reply
-from control.demo.checks import largest_difference, require_version
+from control.demo.checks import largest_difference, require_named_version, require_version
 from control.demo.directory import MARK, claim
 from control.demo.steps import Report, StepFailed, take_all
 from gateway.contract.document import ModelDocument
@@ -119,13 +119,20 @@ def test_replies_of_the_right_version_under_its_own_revisions_pass() -> None:
     """Revision 5 made version 1 the champion, revision 9 version 2."""
     require_version([Reply("S1", 0, 1, 1, 5), Reply("S2", 0, 1, 1, 8)], 1, {1: 5, 2: 9})
     require_version([Reply("S1", 0, 1, 2, 9)], 2, {1: 5, 2: 9})
+    require_named_version([Reply("S1", 0, 1, 1, 8), Reply("S2", 0, 1, 2, 9)], {1: 5, 2: 9})
 
 
-@pytest.mark.parametrize("reply", [Reply("S1", 0, 1, 2, 9), Reply("S1", 0, 1, 1, 9), Reply("S1", 0, 1, 1, 4)])
-def test_a_reply_of_another_version_or_revision_is_named(reply: Reply) -> None:
-    """Even the right version under a revision that names another is wrong."""
-    with pytest.raises(ValueError, match="1 of 1 replies are not of version 1: the first for S1"):
-        require_version([reply], 1, {1: 5, 2: 9})
+@pytest.mark.parametrize("reply", [Reply("S1", 0, 1, 2, 8), Reply("S1", 0, 1, 1, 9), Reply("S1", 0, 1, 1, 4)])
+def test_a_reply_of_another_version_than_its_revision_names_is_wrong(reply: Reply) -> None:
+    """Whatever a caller asked, an answer must trace to the decision that made it so."""
+    with pytest.raises(ValueError, match="1 of 1 replies are wrong: the first, for S1, by version"):
+        require_named_version([reply], {1: 5, 2: 9})
+
+
+def test_a_reply_of_the_former_version_is_wrong_once_the_new_one_is_confirmed() -> None:
+    """Even where the revision that it carries names that version."""
+    with pytest.raises(ValueError, match="version 2 should have"):
+        require_version([Reply("S1", 0, 1, 1, 8)], 2, {1: 5, 2: 9})
 
 
 def _document(train: object, views: tuple[str, ...]) -> ModelDocument:
