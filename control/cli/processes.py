@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,7 +83,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._services: list[Service] = []
-        self._stop = threading.Event()
+        self._stopping = False
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -108,24 +107,24 @@ class Watch:
             self._check()
             if time.monotonic() > deadline:
                 raise Problem("NOT_STARTED", f"{what} is not ready after {patience_s:g} s", ExitCode.REFUSED)
-            self._stop.wait(POLL_S)
+            time.sleep(POLL_S)
         return found
 
     def forever(self) -> None:
         """Returns never: raises Stopped when somebody wants to stop, Problem when a service ends."""
         while True:
             self._check()
-            self._stop.wait(4 * POLL_S)
+            time.sleep(4 * POLL_S)
 
     def _check(self) -> None:
-        if self._stop.is_set():
+        if self._stopping:
             raise Stopped
         for service in self._services:
             if how := service.how_it_ended():
                 raise Problem("SERVICE_ENDED", f"the {service.name} service ended {how}", ExitCode.REFUSED)
 
     def _wanted(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler takes
-        self._stop.set()
+        self._stopping = True  # no more than that: a lock taken here might be held already
 
 
 def _end_with_the_parent() -> None:

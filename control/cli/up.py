@@ -50,6 +50,7 @@ def up(
     needs_control("`interlock up`")
     data = session.data
     watch = Watch()
+    session.out.note(f"Starting a control plane and a gateway in {data} ...")
     with watch.signals(), _announced_end(session), ExitStack() as services:
         control = services.enter_context(watch.add(_start(session, "control", _port_flags("control", ports))))
         control_place = watch.until(lambda: _control_ready(data, control), "the control plane", START_S)
@@ -67,7 +68,7 @@ def up(
 
 def _start(session: Session, service: str, flags: list[str]) -> Service:
     """Starts a service; unless told otherwise it writes only what somebody should look at."""
-    quiet = not session.options.verbose and _configured(service, "log_level") is None
+    quiet = not session.options.verbose and not _is_configured(service, "log_level")
     level = ["--log-level=warning"] if quiet else []
     return Service(service, [f"--data={session.data / service}", *flags, *level])
 
@@ -79,10 +80,9 @@ def _port_flags(service: str, ports: Ports) -> list[str]:
     return [f"--{key}=127.0.0.1:0" for key in keys]
 
 
-def _configured(service: str, key: str) -> object | None:
-    """What the file or the environment says; None where the default is in force."""
-    found = next(s for s in settings.settings(settings.Service(service)) if s.key == key)
-    return None if found.source == "default" else found.value
+def _is_configured(service: str, key: str) -> bool:
+    """Whether the file or the environment says what a setting is."""
+    return any(s.key == key and s.source != "default" for s in settings.settings(settings.Service(service)))
 
 
 def _control_ready(data: Path, service: Service) -> places.ControlPlace | None:
@@ -141,5 +141,7 @@ def _announced_end(session: Session) -> Iterator[None]:
     except Stopped:
         session.out.note("Both services have drained and stopped.")
     except Problem as problem:
+        if problem.reason != "SERVICE_ENDED":
+            raise
         hint = "; it said why above. Where a port is taken, `--ports auto` takes free ones"
         raise Problem(problem.reason, problem.message + hint, problem.exit_code) from None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,6 +168,17 @@ def test_the_audit_trail_is_listed_and_verified(interlock: Interlock) -> None:
     verified = interlock("audit", "verify")
     assert (verified.code, "The trail is whole" in verified.out) == (0, True)
     assert "version.register" in interlock("audit", "list", "churn/1").out
+
+
+def test_an_altered_trail_is_told_by_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A nightly job needs to look at nothing else."""
+    with running(tmp_path / "control"):
+        with closing(sqlite3.connect(tmp_path / "control" / "store.sqlite")) as store, store:
+            for (trigger,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                store.execute(f"DROP TRIGGER {trigger}")
+            store.execute("UPDATE audit SET actor = 'nobody' WHERE sequence = 1")
+        assert main(["audit", "verify", "--data", str(tmp_path)]) == 1
+    assert "The trail is broken at entry 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ def check_records(interlock: Interlock) -> None:
     assert (verified["ok"], actions[0], actions[-1]) == (True, "version.promote", "version.register")
 
 
+@pytest.mark.timeout(300)
 def test_a_stranger_installs_the_wheel_and_serves_a_model(tmp_path: Path) -> None:
     """Outside of the repository, in an environment that has nothing else: once, for it takes half a minute."""
     interlock = install(tmp_path)
