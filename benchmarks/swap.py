@@ -1,0 +1,148 @@
+"""Section `swap`: promotions back and forth between two versions while clients call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psutil
+
+from benchmarks import fixture, servers
+from control.cli.places import operator_token_path
+from control.client import ControlPlane
+from control.demo.services import Services
+from control.v1 import features_pb2, registry_pb2
+
+ENTITIES: Final = 20_000
+CHUNK: Final = 10_000
+STEADY_S: Final = 6.0
+SETTLED_SWAP: Final = 20
+"""The swap after which memory is first looked at: allocators have their working set by then."""
+
+
+class Swap(NamedTuple):
+    """One promotion."""
+
+    revision: int
+    version: int
+    confirmed_ns: int
+    """When all workers had confirmed it, on the monotonic clock."""
+
+
+def swap(full: bool) -> dict[str, Any]:
+    """Runs the promotions and holds every reply against the revision that it names."""
+    swaps = 1000 if full else 100
+    with servers.data_directory() as data, Services(data) as services:
+        control, gateway = _start(data, services)
+        done = [_promote(control, 1)]
+        servers.first_score(gateway)
+        with _callers(gateway, data / "calls.json"):
+            time.sleep(STEADY_S)
+            began_ns = time.monotonic_ns()
+            rss = []
+            for index in range(swaps):
+                done.append(_promote(control, 2 - index % 2))
+                rss.append(_rss_bytes(services))
+            ended_ns = time.monotonic_ns()
+        calls = json.loads((data / "calls.json").read_text())
+    steady = [call for call in calls if call[1] < began_ns]
+    during = [call for call in calls if began_ns <= call[0] and call[1] <= ended_ns]
+    return {
+        "n": swaps,
+        "calls": len(calls),
+        "calls_during": len(during),
+        "failed": sum(1 for call in calls if not call[2]),
+        "wrong_version": wrong_versions(calls, done),
+        "p99_ratio": round(_p99_ns(during) / _p99_ns(steady), 3),
+        "steady_p99_ms": round(_p99_ns(steady) / 1e6, 2),
+        "swap_p50_ms": round((ended_ns - began_ns) / swaps / 1e6, 1),
+        "rss_growth_pct": round(100 * (rss[-1] / rss[SETTLED_SWAP - 1] - 1), 1),
+        "rss_mib": round(rss[-1] / 2**20),
+    }
+
+
+def wrong_versions(calls: Sequence[Sequence[Any]], done: Sequence[Swap]) -> int:
+    """Replies whose version is not the one that their revision names, or whose revision is older than the last one
+    that all workers had confirmed before the call began."""
+    version_of = {swap.revision: swap.version for swap in done}
+    confirmed = sorted((swap.confirmed_ns, swap.revision) for swap in done)
+    wrong = newest = 0
+    for started_ns, _, version, revision in sorted(calls):
+        while confirmed and confirmed[0][0] <= started_ns:
+            newest = max(newest, confirmed.pop(0)[1])
+        if version and (version_of.get(revision) != version or revision < newest):
+            wrong += 1
+    return wrong
+
+
+def _start(data: Path, services: Services) -> tuple[ControlPlane, str]:
+    """Starts both services and brings two versions to approval; returns the control plane and the serving address."""
+    place = services.start_control()
+    gateway = services.start_gateway(place.address, workers=2)
+    operator = ControlPlane(place.address, operator_token_path(data).read_text().strip())
+    dana, erin = (
+        ControlPlane(place.address, operator.create_token(name, [role]).token)
+        for name, role in (("dana", "data_scientist"), ("erin", "approver"))
+    )
+    writer = ControlPlane(place.address, operator.create_token("olga", ["feature_writer", "ml_engineer"]).token)
+    writer.apply_view(fixture.VIEW.canonical())
+    for _ in writer.materialize(fixture.VIEW.digest(), _feature_rows, ENTITIES):
+        pass
+    for version in (1, 2):
+        _register(data, dana, version)
+        erin.approve("churn", version)
+    return writer, gateway.address
+
+
+def _register(data: Path, dana: ControlPlane, seed: int) -> None:
+    model = fixture.train(seed)
+    paths = [data / "model.onnx", data / "golden.csv"]
+    paths[0].write_bytes(model)
+    paths[1].write_text(fixture.golden(model))
+    onnx, golden = (dana.upload(path) for path in paths)
+    dana.register(
+        registry_pb2.RegisterVersionRequest(
+            document_yaml=fixture.document().canonical(), model_sha256=onnx, golden_sha256=golden
+        )
+    )
+
+
+def _feature_rows() -> Iterator[features_pb2.FeatureRows]:
+    for start in range(0, ENTITIES, CHUNK):
+        keys = [fixture.key(index) for index in range(start, start + CHUNK)]
+        columns = [
+            features_pb2.FeatureColumn(name=f"f{i}", numbers=column.tolist())
+            for i, column in enumerate(fixture.values(start, start + CHUNK).T)
+        ]
+        yield features_pb2.FeatureRows(keys=keys, event_times_ns=[fixture.EVENT_NS] * CHUNK, columns=columns)
+
+
+def _promote(control: ControlPlane, version: int) -> Swap:
+    answer = control.promote("churn", version, wait_s=30)
+    if answer.pending or not answer.confirmed:
+        raise RuntimeError(f"no gateway confirmed the promotion of version {version} in 30 s")
+    return Swap(answer.revision, version, time.monotonic_ns())
+
+
+@contextmanager
+def _callers(address: str, path: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.callers", address, str(path), str(ENTITIES)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE):  # its standard input ends with the block, and so do they
+        yield
+
+
+def _p99_ns(calls: Sequence[Sequence[Any]]) -> float:
+    latencies = sorted(ended - started for started, ended, *_ in calls)
+    return float(latencies[len(latencies) * 99 // 100])
+
+
+def _rss_bytes(services: Services) -> int:
+    """Memory of the services and all that they started."""
+    roots = [psutil.Process(service.process.pid) for service in services.running]
+    return sum(p.memory_info().rss for root in roots for p in (root, *root.children(recursive=True)))
