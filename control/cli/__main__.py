@@ -58,6 +58,7 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         Reason.ROLE_MISSING: "the operator gives roles by `interlock token create NAME --role ROLE > NAME.token`; "
         "then add --token-file NAME.token",
         Reason.APPROVAL_OWN: "somebody else does it with their own --token-file",
+        Reason.INPUT_MISMATCH: "as typed here, 3 is an int64 and 3.0 a float32, unless --type NAME=TYPE says otherwise",
     }
 )
 """What a server cannot say of how to go on, because it does not know that it was asked from a shell."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from control.cli.session import Session
 
 if TYPE_CHECKING:
     from control.v1 import governance_pb2
+
+
+EXAMPLES: Final[Mapping[str, str]] = {"float32": "0.0", "int64": "0", "bool": "true", "string": "TEXT"}
+"""How a value of each type is typed."""
 
 
 def suggest(session: Session, when: str, model: str = "") -> None:
@@ -40,5 +44,5 @@ def _score(session: Session, champions: Mapping[str, int]) -> str:
     document = manifest.get("document", {})
     entities = [f"--entity {entity}=KEY" for entity in document.get("entities", ())]
     wanted = (item for item in document.get("inputs", ()) if item.get("default") is None)
-    inputs = [f"--input {item['request']}=VALUE" for item in wanted if "request" in item]
+    inputs = [f"--input {item['request']}={EXAMPLES[item['type']]}" for item in wanted if "request" in item]
     return " ".join(("interlock score", name, *entities, *inputs))
