@@ -14,6 +14,8 @@ def largest_difference(replies: Sequence[Reply], expected: Mapping[int, Mapping[
             raise ValueError(f"the call for {reply.key} failed: {reply.failure}")
         if reply.defaulted:
             raise ValueError(f"{reply.defaulted} features of {reply.key} were not in the online store")
+        if reply.version not in expected:
+            raise ValueError(f"version {reply.version} answered for {reply.key}, and nobody promoted it")
     return max(abs(reply.score - expected[reply.version][reply.key]) for reply in replies)
 
 

@@ -201,9 +201,9 @@ class Story:
         began = time.monotonic()
         replies = score_each(self.target, self.held_out)
         rate = len(replies) / (time.monotonic() - began)
+        difference = self._compare(replies)
         require_version(replies, number, self.revisions)
         p50_ms = statistics.median(reply.ended_ns - reply.began_ns for reply in replies) / 1e6
-        difference = self._compare(replies)
         self.report.rows_scored = max(self.report.rows_scored, len(replies))
         return f"{len(replies):,} calls, p50 {p50_ms:.2f} ms, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
 
@@ -218,8 +218,8 @@ class Story:
             columns = zip(keys, got.versions, got.scores, got.defaulted, strict=True)
             replies += [Reply(key, 0, 0, version, got.revision, score, gone) for key, version, score, gone in columns]
         rate = len(replies) / (time.monotonic() - began)
-        require_version(replies, number, self.revisions)
         difference = self._compare(replies)
+        require_version(replies, number, self.revisions)
         return f"{len(replies):,} rows, {BATCH_ROWS} a call, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
 
     def promote_under_traffic(self, number: int) -> str:

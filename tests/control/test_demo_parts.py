@@ -107,9 +107,13 @@ def test_a_difference_is_measured_against_the_version_that_answered() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "what"),
-    [(Reply("S1", 0, 1, failure="UNAVAILABLE"), "UNAVAILABLE"), (Reply("S1", 0, 1, 1, 1, 0.5, 3), "3")],
+    [
+        (Reply("S1", 0, 1, failure="UNAVAILABLE"), "UNAVAILABLE"),
+        (Reply("S1", 0, 1, 1, 1, 0.5, 3), "3 features"),
+        (Reply("S1", 0, 1, 7, 1, 0.5), "version 7"),
+    ],
 )
-def test_a_failed_or_defaulted_reply_is_no_score(reply: Reply, what: str) -> None:
+def test_a_reply_that_failed_or_was_made_of_defaults_is_no_score(reply: Reply, what: str) -> None:
     """A score from defaults would say nothing of the way that features took."""
     with pytest.raises(ValueError, match=what):
         largest_difference([reply], {1: {"S1": 0.5}})
