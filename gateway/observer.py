@@ -26,7 +26,6 @@ AT_ONCE: Final = 2048
 """Blocks added up before anything else gets its turn: a few milliseconds."""
 BOARD_BYTES: Final = 8 << 20
 BOARD_S: Final = 0.25
-SAVE_S: Final = 1.0
 
 
 def run(config: Config) -> None:
@@ -55,7 +54,6 @@ class Observer:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tail())
                 tasks.create_task(self._say())
-                tasks.create_task(self._save())
                 tasks.create_task(self._routes.follow())
         finally:
             while self._add_up():
@@ -80,7 +78,10 @@ class Observer:
         return len(blocks) >= AT_ONCE // 2
 
     async def _say(self) -> None:
+        """Saves what was added up and says it; in this order, so that no figure on the board is ever taken back."""
         while True:
+            if self._changed:
+                self._keep()
             self._board.write(self._facts())
             await asyncio.sleep(BOARD_S)
 
@@ -96,12 +97,6 @@ class Observer:
             "problems": self._routes.problems(),
             **self._totals.facts(),
         }
-
-    async def _save(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_S)
-            if self._changed:
-                self._keep()
 
     def _keep(self) -> None:
         """Saves totals and positions, both or neither."""

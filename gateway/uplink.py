@@ -47,6 +47,7 @@ HURRY_NS: Final = 10_000_000_000
 """How long after a new table its confirmation is looked for in a hurry: a promotion waits for it."""
 FETCH_S: Final = 300.0
 MOST_PROBLEMS: Final = 32
+LONGEST_PROBLEM: Final = 500
 
 
 class Lost(Exception):  # noqa: N818 - a state of the world, not an error of ours
@@ -162,7 +163,7 @@ class RouteFollower:
         found += self._boards.materializer().get("problems", ())
         for index, said in self._boards.workers().items():
             found += [f"worker {index}: {problem}" for problem in said["problems"]]
-        return found[:MOST_PROBLEMS]
+        return [problem[:LONGEST_PROBLEM] for problem in found[:MOST_PROBLEMS]]
 
     def report(self) -> pb.WatchRoutesRequest:
         """What goes up."""
