@@ -100,7 +100,7 @@ def _column(item: RequestInput, request: Request, n: int) -> Array:
             )
         return np.full(n, item.default, COLUMN_DTYPES[item.type])
     dtype, values = given
-    if dtype is not item.type:
+    if dtype is not item.type and (dtype, item.type) != (Dtype.INT64, Dtype.FLOAT32):
         raise Fault(
             Reason.INPUT_MISMATCH,
             f"request-time input {item.request!r} is {item.type}: send it as `{FIELDS[item.type]}`, "
