@@ -28,7 +28,7 @@ MAX_BATCH_BYTES: Final = 65_536
 """With the number of calls, what bounds the time that a batch keeps the loop: some 20 calls of 256 rows."""
 QUIET_S: Final = 0.02
 LONGEST_FAREWELL_MS: Final = 500
-"""Before it stops, a draining worker waits for a moment without a call, which never comes from callers without pauses."""
+"""Before it stops, a draining worker waits so long for a moment without a call, which some callers never leave it."""
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
