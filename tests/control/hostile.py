@@ -743,3 +743,6 @@ DRAFTED: Final[dict[str, tuple[bytes, str, str]]] = {
     "regression": (good(), "regression", "score: score"),
 }
 """Good models of several kinds, with the task that a draft should guess, and what it should say."""
+
+CORPUS: Final = dict(cases())
+"""The corpus."""

@@ -31,11 +31,9 @@ from control.registry.admission.gate import Admission, Candidate, Ended, verdict
 from control.registry.admission.report import Check, Limits, Refused, report_from_json
 from gateway.contract.document import ModelDocument
 from gateway.contract.errors import Fault, Reason
-from tests.control.hostile import DOCUMENT, GOLDEN, Case, cases, good, slow
+from tests.control.hostile import CORPUS, DOCUMENT, GOLDEN, Case, good, slow
 from tests.control.hostile_runner import Examiner
 from tests.support import STRESS
-
-CORPUS = dict(cases())
 
 
 @pytest.fixture(scope="module")
