@@ -51,9 +51,9 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", 8_192),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 2),
-        # A gateway that died without a goodbye is noticed within 15 s.
+        # A gateway that died without a goodbye is noticed within 15 s; keepalive_timeout_ms alone would leave it at 70.
         ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 

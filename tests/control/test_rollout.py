@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +36,7 @@ from tests.control.planes import (
     token_for,
     view_named,
 )
-from tests.support import until
+from tests.support import STRESS, until
 
 
 class WatchingGateway:
@@ -267,6 +270,40 @@ def test_a_gateway_that_vanishes_is_no_longer_connected(plane: ControlPlane, mia
     until(lambda: "brief" in connected())
     watching.vanish()
     until(lambda: "brief" not in connected())
+
+
+FROZEN = """
+import sys, threading, grpc
+from control.v1 import data_plane_pb2 as pb
+from control.v1.data_plane_pb2_grpc import DataPlaneServiceStub
+address, token = sys.argv[1:]
+def reports():
+    yield pb.WatchRoutesRequest(gateway_id="frozen")
+    threading.Event().wait()
+stub = DataPlaneServiceStub(grpc.insecure_channel(address))
+for table in stub.WatchRoutes(reports(), metadata=(("authorization", f"Bearer {token}"),)):
+    print("connected", flush=True)
+"""
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(not STRESS, reason="waits for 15 s of silence")
+def test_a_gateway_that_freezes_is_noticed_though_its_connection_stands(plane: ControlPlane, mia: Client) -> None:
+    """Its kernel acknowledges, its process does not: pings go unanswered."""
+    token = token_for(plane.store, "frozen", Role.GATEWAY)
+    process = subprocess.Popen([sys.executable, "-c", FROZEN, plane.address, token], stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"connected\n"
+    process.send_signal(signal.SIGSTOP)
+
+    def connected() -> list[str]:
+        answer = mia.call(mia.rollout.GetStatus, rollout_pb2.GetStatusRequest())
+        return [found.gateway_id for found in answer.gateways]
+
+    assert "frozen" in connected()
+    until(lambda: "frozen" not in connected(), 40)
+    process.kill()
+    process.communicate()
 
 
 def test_what_a_gateway_reports_is_in_the_status(plane: ControlPlane, mia: Client) -> None:

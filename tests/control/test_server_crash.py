@@ -25,7 +25,7 @@ from tests.control.planes import Client, Process, add_version, document_of, key,
 from tests.support import STRESS, until
 
 CYCLES: Final = 100 if STRESS else 10
-WAITING: Final = 60 * CYCLES
+WAITING: Final = 30 * CYCLES
 """Versions that wait for approval when the work begins."""
 ROLES: Final = {
     "ana": Role.DATA_SCIENTIST,
@@ -242,16 +242,10 @@ def test_nothing_acknowledged_is_lost_when_the_control_plane_is_killed(tmp_path:
     chance = random.Random(20260101)
     for cycle in range(CYCLES):
         process = Process(tmp_path)
-        clients, gateway = work.connect(process.address), Client(process.address, read_token(tmp_path))
-        work.repeat_unanswered(clients)
-        check(work, clients, gateway)
-        people = [keep_at(task, work, clients) for task in (makes_tokens, decides, registers)]
-        wait_for_progress(work, chance, with_registration=cycle % 3 == 0)
-        process.end(signal.SIGKILL)
-        for person in people:
-            person.join()
-        for client in (*clients.values(), gateway):
-            client.channel.close()
+        try:
+            a_day_of(work, process, chance, with_registration=cycle % 3 == 0)
+        finally:
+            process.end(signal.SIGKILL)
         assert not work.failures
     assert {method for method, _, _ in work.acknowledged} == {
         "CreateToken",
@@ -262,6 +256,22 @@ def test_nothing_acknowledged_is_lost_when_the_control_plane_is_killed(tmp_path:
     with sqlite3.connect(tmp_path / "store.sqlite") as raw:
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     raw.close()
+
+
+def a_day_of(work: Work, process: Process, chance: random.Random, with_registration: bool) -> None:
+    """Checks what was there before, then everybody works until the control plane is killed."""
+    clients, gateway = work.connect(process.address), Client(process.address, read_token(process.data))
+    work.repeat_unanswered(clients)
+    check(work, clients, gateway)
+    people = [keep_at(task, work, clients) for task in (makes_tokens, decides, registers)]
+    try:
+        wait_for_progress(work, chance, with_registration)
+    finally:
+        process.end(signal.SIGKILL)
+        for person in people:
+            person.join()
+        for client in (*clients.values(), gateway):
+            client.channel.close()
 
 
 def read_token(data: Path) -> str:
