@@ -55,6 +55,10 @@ ROW: Final = np.dtype(
 """One row. `feature_age_ms` is -1 without stored features; `decision` is the index of the label, -1 for none; `reason`
 is 0 for a row that was answered, else one more than the place of its Reason in the catalogue."""
 
+FLAG_UNKNOWN: Final = 1
+FLAG_STALE: Final = 2
+"""Bits of `flags`: an entity has no stored features at all; a default stands for a stale value."""
+
 
 class Block(NamedTuple):
     """The rows that one version answered in one run."""

@@ -12,7 +12,7 @@ import numpy as np
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.routing import WHOLE_BPS
 from gateway.contract.tensors import Results
-from gateway.journal import ROW, Block, JournalWriter
+from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, Block, JournalWriter
 from gateway.request import Answers, Arm
 from gateway.run import NEVER_NS, Found, Run
 
@@ -30,8 +30,6 @@ def _blank(arm: Arm) -> bytes:
 
 BLANKS: Final = {arm: _blank(arm) for arm in Arm}
 """A row of each arm before anything is known of it but that the champion had all of the traffic."""
-FLAG_UNKNOWN: Final = 1
-FLAG_STALE: Final = 2
 
 
 def answer(run: Run, results: Results, found: Found, now_ns: int, journal: JournalWriter) -> Answers:

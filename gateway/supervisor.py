@@ -22,7 +22,7 @@ from gateway.config import Config
 from gateway.leftovers import remove_leftovers
 from gateway.metrics import MetricsServer
 from gateway.ports import reserve
-from gateway.security import require_loopback
+from gateway.security import own_token, require_loopback
 from gateway.telemetry import log, start_logging
 
 TICK_S: Final = 0.1
@@ -45,6 +45,8 @@ def prepare(config: Config) -> Supervisor:
         path.chmod(0o700)
     locks = lock(config)
     remove_leftovers(config)
+    if config.token_file is None:
+        own_token(None, config.data)  # made here, for operators to find
     address, holder = reserve("address", config.address)
     config = config.model_copy(update={"address": address})
     metrics = MetricsServer(config)

@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.contract.errors import Reason
-from gateway.journal import ROW, STAGES, Block
+from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, STAGES, Block
 
 ARMS: Final = ("unassigned", "champion", "challenger", "pinned")
 """By their numbers in the journal."""
 RESULTS: Final = ("ok", *Reason, "OTHER")
 """By the journal's `reason`; a worker of a newer release may know reasons that we do not."""
-FLAG_UNKNOWN: Final = 1
-FLAG_STALE: Final = 2
 STAGE_BOUNDS_NS: Final = np.array(
     [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 1_000_000], np.int64
 ) * np.int64(1_000)

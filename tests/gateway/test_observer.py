@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contract.errors import Reason
-from gateway.journal import ROW, STAGES, Block, JournalWriter
+from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, STAGES, Block, JournalWriter
 from gateway.journal_reader import JournalReader
-from gateway.totals import FLAG_STALE, FLAG_UNKNOWN, MOST_VERSIONS, RESULTS, Totals
+from gateway.totals import MOST_VERSIONS, RESULTS, Totals
 from tests.gateway.roles import board, prepared, role
 from tests.support import STRESS, until
 

@@ -20,6 +20,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.board import read_board
 from gateway.children import LONGEST_DELAY_NS, LOOP, Child, delay_ns
 from gateway.config import Config
 from gateway.journal import JournalWriter
@@ -155,6 +156,24 @@ def reason(error: grpc.RpcError) -> tuple[str, str]:
     info = ErrorInfo()
     assert Status.FromString(details).details[0].Unpack(info)  # type: ignore[arg-type]  # a -bin value is bytes
     return error.code().name, info.reason
+
+
+def test_a_gateway_without_a_control_plane_makes_its_own_token(tmp_path: Path) -> None:
+    """Only its operator can read it."""
+    command = [sys.executable, "-m", "gateway", f"--data={tmp_path}", "--workers=1", "--journal-bytes=8388608"]
+    ports = [f"--{port}=127.0.0.1:0" for port in ("address", "admin-address", "metrics-address")]
+    process = subprocess.Popen([*command, *ports], stderr=subprocess.DEVNULL)
+    try:
+        address = until(lambda: read_board(tmp_path / "run" / "supervisor.board"))["admin_address"]
+        token = (tmp_path / "admin.token").read_text()
+        assert (tmp_path / "admin.token").stat().st_mode & 0o777 == 0o600
+        with grpc.insecure_channel(address) as channel:
+            stub = admin_pb2_grpc.AdminServiceStub(channel)
+            metadata = (("authorization", f"Bearer {token}"),)
+            assert not stub.GetStatus(admin_pb2.GetStatusRequest(), metadata=metadata, timeout=10).connected
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_a_second_gateway_on_the_directory_is_refused(shared: Gateway) -> None:
