@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -30,27 +31,29 @@ class ArtifactStore:
         for leftover in self._incoming.iterdir():
             leftover.unlink()
 
-    def receive(self, sha256: str, size_bytes: int, chunks: Iterable[bytes]) -> None:
-        """Stores the bytes; when it returns they are durable. Any fault leaves nothing behind.
+    @contextmanager
+    def receive(self, sha256: str, size_bytes: int, chunks: Iterable[bytes]) -> Iterator[Callable[[], None]]:
+        """Receives the bytes, and yields what publishes them: only then are they there, durably.
 
-        Two that receive the same bytes at once both succeed, and the file is there once.
+        Leaving the block without publishing, or by any fault, leaves nothing behind. Two that receive the same bytes
+        at once both succeed, and the file is there once.
         """
         self._check_declared(sha256, size_bytes)
         part = self._incoming / f"{sha256[:16]}-{secrets.token_hex(8)}"
         try:
-            with part.open("xb") as file:
+            with _disk_faults(), part.open("xb") as file:
                 _write(file, sha256, size_bytes, chunks)
                 file.flush()
                 os.fsync(file.fileno())
-            part.rename(self._directory / sha256)
-            _sync_directory(self._directory)
-        except OSError as error:
-            raise Fault(
-                Reason.STORE_UNAVAILABLE,
-                f"the artifact directory cannot be written now ({os.strerror(error.errno or 0)}); nothing was kept",
-            ) from error
+            yield lambda: self._publish(part, sha256)
         finally:
             part.unlink(missing_ok=True)
+
+    def discard(self, sha256: str) -> None:
+        """Removes an artifact; one that is not there is no error."""
+        with _disk_faults():
+            (self._directory / sha256).unlink(missing_ok=True)
+            _sync_directory(self._directory)
 
     def open(self, sha256: str) -> BinaryIO:
         """Opens an artifact for reading; raises a fault where there is none."""
@@ -67,6 +70,11 @@ class ArtifactStore:
         """How large an artifact is; raises a fault where there is none."""
         with self.open(sha256) as file:
             return os.fstat(file.fileno()).st_size
+
+    def _publish(self, part: Path, sha256: str) -> None:
+        with _disk_faults():
+            part.rename(self._directory / sha256)
+            _sync_directory(self._directory)
 
     def _check_declared(self, sha256: str, size_bytes: int) -> None:
         if not SHA256.fullmatch(sha256):
@@ -97,6 +105,17 @@ def _write(file: BinaryIO, sha256: str, size_bytes: int, chunks: Iterable[bytes]
         raise _mismatch(f"{received} bytes came of the {size_bytes} that the header declares")
     if digest.hexdigest() != sha256:
         raise _mismatch(f"the bytes have SHA-256 {digest.hexdigest()}, the header declares {sha256}")
+
+
+@contextmanager
+def _disk_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Fault(
+            Reason.STORE_UNAVAILABLE,
+            f"the artifact directory cannot be written now ({os.strerror(error.errno or 0)}); nothing was changed",
+        ) from error
 
 
 def _mismatch(what: str) -> Fault:

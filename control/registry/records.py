@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from control.registry.manifest import Artifact, Manifest
 from control.rollout.lifecycle import Stage
@@ -66,6 +66,16 @@ def store_artifact(unit: Unit, artifact: Artifact) -> None:
     unit.record("artifact.upload", artifact.sha256, {"size_bytes": artifact.size_bytes})
 
 
+def discard_artifacts(unit: Unit, digests: Iterable[str]) -> list[str]:
+    """Forgets those of the artifacts that no version is made of, and returns them."""
+    named = set(digests)
+    used = set(unit.connection.scalars(select(versions.c.model_sha256).where(versions.c.model_sha256.in_(named))))
+    used |= set(unit.connection.scalars(select(versions.c.golden_sha256).where(versions.c.golden_sha256.in_(named))))
+    unused = sorted(named - used)
+    unit.connection.execute(delete(artifacts).where(artifacts.c.sha256.in_(unused)))
+    return unused
+
+
 def find_artifact(connection: Connection, sha256: str) -> Artifact:
     """A stored artifact; raises a fault where there is none."""
     columns = artifacts.c
@@ -106,6 +116,8 @@ def check_task(connection: Connection, document: ModelDocument) -> None:
 def store_version(unit: Unit, admitted: Admitted) -> int:
     """Stores the next version of the model, and returns its number."""
     document, connection = admitted.document, unit.connection
+    for artifact in (admitted.model, admitted.golden):
+        find_artifact(connection, artifact.sha256)
     check_task(connection, document)
     check_new(connection, document, admitted.manifest.digest)
     version = 1 + _latest(connection, document.name)

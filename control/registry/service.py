@@ -18,6 +18,7 @@ from control.registry.records import (
     ModelRow,
     VersionRow,
     check_task,
+    discard_artifacts,
     find_artifact,
     find_version,
     list_models,
@@ -64,8 +65,12 @@ class RegistryService(RegistryServiceServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise Fault(Reason.ARGUMENT_INVALID, "the first message of the stream must be the header", field="header")
         header = first.header
-        self._artifacts.receive(header.sha256, header.size_bytes, _chunks(request_iterator))
-        with self._store.unit(caller(context).actor) as unit:
+        chunks = _chunks(request_iterator)
+        with (
+            self._artifacts.receive(header.sha256, header.size_bytes, chunks) as publish,
+            self._store.unit(caller(context).actor) as unit,
+        ):
+            publish()  # within the unit, so that no refusal discards the file between its arrival and its record
             store_artifact(unit, Artifact(header.sha256, header.size_bytes))
         return pb.UploadArtifactResponse(sha256=header.sha256)
 
@@ -134,17 +139,24 @@ class RegistryService(RegistryServiceServicer):
             )
 
     def _admit(self, actor: str, submission: Submission) -> Report:
-        """Has the model examined; a refusal is recorded before it is answered."""
+        """Has the model examined. A refusal is recorded before it is answered, and its files are kept no longer."""
         model, golden = submission.model.sha256, submission.golden.sha256
         with self._artifacts.open(model) as model_file, self._artifacts.open(golden) as golden_file:
             candidate = Candidate(model_file, golden_file, submission.document, submission.views, model, golden)
             try:
                 return self._admission.admit(candidate)
             except Fault as fault:
-                facts = {"check": fault.facts.get("check", ""), "model_sha256": model, "golden_sha256": golden}
-                with self._store.unit(actor) as unit:
-                    unit.record("version.refuse", submission.document.name, facts)
+                if fault.reason is Reason.ADMISSION_REFUSED:
+                    self._record_refusal(actor, submission, fault.facts["check"])
                 raise
+
+    def _record_refusal(self, actor: str, submission: Submission, check: str) -> None:
+        model, golden = submission.model.sha256, submission.golden.sha256
+        facts = {"check": check, "model_sha256": model, "golden_sha256": golden}
+        with self._store.unit(actor) as unit:
+            unit.record("version.refuse", submission.document.name, facts)
+            for sha256 in discard_artifacts(unit, (model, golden)):
+                self._artifacts.discard(sha256)
 
 
 def _chunks(messages: Iterator[pb.UploadArtifactRequest]) -> Iterator[bytes]:

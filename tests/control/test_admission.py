@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
@@ -27,13 +30,13 @@ from sklearn.svm import SVR
 
 from control.registry.admission.behaviour import check_same
 from control.registry.admission.examine import Upload
-from control.registry.admission.gate import Admission, Candidate, Ended, verdict
+from control.registry.admission.gate import AT_ONCE, WAITING, Admission, Candidate, Ended, verdict
 from control.registry.admission.report import Check, Limits, Refused, report_from_json
 from gateway.contract.document import ModelDocument
 from gateway.contract.errors import Fault, Reason
 from tests.control.hostile import CORPUS, DOCUMENT, GOLDEN, Case, good, slow
 from tests.control.hostile_runner import Examiner
-from tests.support import STRESS
+from tests.support import STRESS, until
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +263,41 @@ def test_nothing_is_left_of_an_examination(tmp_path: Path, monkeypatch: pytest.M
             admit(good(), limits=limits)
     assert not [child for child in psutil.Process(os.getpid()).children() if "admission" in " ".join(child.cmdline())]
     assert not list(tmp_path.iterdir())
+
+
+def test_more_examinations_than_have_room_are_turned_away() -> None:
+    """At once, so that they do not take the threads that answer other calls; those inside go on."""
+    admission, refused = Admission(), []
+    pipes = [os.pipe() for _ in range(AT_ONCE + WAITING)]
+
+    def ask(model: BinaryIO) -> None:
+        with model, tempfile.TemporaryFile() as golden, pytest.raises(Fault) as caught:
+            admission.admit(Candidate(model, golden, DOCUMENT, {}, "", ""))
+        refused.append(caught.value.facts["check"])
+
+    # Each reads its model from a pipe, and so takes until the pipe is closed.
+    threads = [threading.Thread(target=ask, args=(os.fdopen(reading, "rb"),)) for reading, _ in pipes]
+    for thread in threads:
+        thread.start()
+
+    def turned_away() -> bool:
+        with tempfile.TemporaryFile() as empty, pytest.raises(Fault) as caught:
+            admission.admit(Candidate(empty, empty, DOCUMENT, {}, "", ""))
+        return caught.value.reason is Reason.OVERLOADED
+
+    until(turned_away)
+    for _, writing in pipes:
+        os.close(writing)
+    for thread in threads:
+        thread.join()
+    assert refused == ["digest"] * len(pipes)
+    assert not turned_away()
+
+
+def test_the_servers_process_never_loads_what_parses_models() -> None:
+    """Neither onnx nor onnxruntime: only the disposable process does."""
+    look = "import control.server, sys; sys.exit(bool({'onnx', 'onnxruntime'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", look], check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -363,10 +363,10 @@ def test_a_bad_registration_keeps_nothing(served: Plane, change: Change, code: s
     ["format-pickle-4", "wire-no-graph", "ext-abs", "tree-cycle", "zipmap", "golden-off-by-a-thousandth", "answer-nan"],
 )
 def test_a_model_that_admission_refuses_leaves_only_its_audit_entry(served: Plane, name: str) -> None:
-    """With the check that refused it, in the answer and in the trail."""
+    """With the check that refused it, in the answer and in the trail; not even the uploaded files stay."""
     case = CORPUS[name]
-    request = registration(served.client, case.model, case.golden, document={"name": "hostile"})
     before = served.kept()
+    request = registration(served.client, case.model, case.golden, document={"name": "hostile"})
     answer = served.client.refused(served.client.registry.RegisterVersion, request)
     assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", "ADMISSION_REFUSED")
     assert answer.facts == {"check": case.check}
@@ -386,7 +386,19 @@ def test_a_file_damaged_on_disk_is_not_registered(served: Plane) -> None:
     path.write_bytes(model[:-1] + b"\x01")
     answer = served.client.refused(served.client.registry.RegisterVersion, request)
     assert answer.facts == {"check": "digest"}
-    path.unlink()
+    assert not path.exists()
+
+
+def test_files_of_a_version_outlive_a_refusal_that_names_them(served: Plane) -> None:
+    """The model is in use, so only the golden rows that nobody uses go."""
+    register(served.client, registration(served.client, document={"name": "in_use"}))
+    wrong = GOLDEN.replace(b"0.75", b"0.5")
+    request = registration(served.client, golden=wrong, document={"name": "in_use"})
+    answer = served.client.refused(served.client.registry.RegisterVersion, request)
+    assert answer.facts == {"check": "golden_rows"}
+    assert (served.data / "artifacts" / request.model_sha256).exists()
+    assert not (served.data / "artifacts" / request.golden_sha256).exists()
+    assert served.client.refused(served.client.registry.RegisterVersion, request).reason == "ARTIFACT_UNKNOWN"
 
 
 def test_a_version_pins_views_that_are_stored(served: Plane) -> None:
@@ -445,6 +457,12 @@ def test_registrations_at_once_get_numbers_without_gaps(served: Plane) -> None:
     assert sorted(numbers) == [1, 2, 3, 4]
 
 
+def keep(store: ArtifactStore, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+    """Receives and publishes."""
+    with store.receive(digest, size, chunks) as publish:
+        publish()
+
+
 @given(
     data=st.binary(max_size=5000),
     cuts=st.lists(st.integers(0, 5000), max_size=5),
@@ -466,13 +484,13 @@ def test_an_artifact_is_kept_exactly_when_its_header_is_true(
         store = ArtifactStore(Path(directory), 5000)
         honest = bytes(sent) == data and size == len(data)
         if honest:
-            store.receive(digest, size, chunks)
+            keep(store, digest, size, chunks)
             with store.open(digest) as file:
                 assert file.read() == data
             assert store.size_bytes(digest) == len(data)
         else:
             with pytest.raises(Fault):
-                store.receive(digest, size, chunks)
+                keep(store, digest, size, chunks)
             with pytest.raises(Fault) as caught:
                 store.open(digest)
             assert caught.value.reason is Reason.ARTIFACT_UNKNOWN
@@ -491,7 +509,7 @@ def test_the_same_artifact_received_many_times_at_once_is_there_once(tmp_path: P
         yield data
 
     threads = [
-        threading.Thread(target=lambda: done.append(store.receive(sha256(data), len(data), chunks()))) for _ in range(8)
+        threading.Thread(target=lambda: done.append(keep(store, sha256(data), len(data), chunks()))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()

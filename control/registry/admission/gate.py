@@ -23,7 +23,9 @@ from gateway.contract.schema import FeatureView
 
 REQUEST_BYTES: Final = 1 << 20
 AT_ONCE: Final = 2
-"""Admissions that run at once; the others wait, so that their memory adds up to no more than this many times."""
+"""Admissions that run at once: their memory adds up to no more than this many times the limit."""
+WAITING: Final = 4
+"""Admissions that wait for their turn; more would take the threads that answer other calls."""
 MODULE: Final = "control.registry.admission"
 KILLED_FOR_TIME: Final = frozenset({-signal.SIGXCPU, -signal.SIGKILL})
 
@@ -45,19 +47,29 @@ class Admission:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._room = threading.BoundedSemaphore(AT_ONCE)
+        self._running = threading.BoundedSemaphore(AT_ONCE)
+        self._inside = threading.BoundedSemaphore(AT_ONCE + WAITING)
 
     def admit(self, candidate: Candidate) -> Report:
         """Returns what was measured of the model, or raises a fault that names the check that it did not pass."""
+        if not self._inside.acquire(blocking=False):
+            raise Fault(
+                Reason.OVERLOADED,
+                "several models are being examined already; repeat the call in a while, with the same idempotency key",
+            )
         try:
-            with self._room:
-                return verdict(_run(_request(candidate, self._limits), candidate, self._limits), self._limits)
+            request = _request(candidate, self._limits)
+            with self._running:
+                ended = _run(request, candidate, self._limits)
+            return verdict(ended, self._limits)
         except Refused as refused:
             raise Fault(
                 Reason.ADMISSION_REFUSED,
                 f"refused by the check `{refused.check}`: {refused.message}",
                 check=refused.check.value,
             ) from None
+        finally:
+            self._inside.release()
 
 
 class Ended(NamedTuple):
