@@ -40,10 +40,13 @@ class Guard(grpc.GenericRpcHandler):
     Streams run on a pool of their own, so that slow uploads and watching gateways never take the threads of others.
     """
 
-    def __init__(self, find: FindToken, clock: Callable[[], int], streams: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, find: FindToken, clock: Callable[[], int], streams: ThreadPoolExecutor, max_message_bytes: int
+    ) -> None:
         self._find = find
         self._clock = clock
         self._streams = streams
+        self._max_message_bytes = max_message_bytes
         self._methods: dict[str, Handler] = {}
         self.services: list[str] = []
 
@@ -61,10 +64,13 @@ class Guard(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method) or _UNKNOWN
 
     def _guarded(self, path: str, method: MethodDescriptor, behaviour: Callable[[Any, Any], Any]) -> Handler:
-        decode = GetMessageClass(method.input_type).FromString
+        message_type, most = GetMessageClass(method.input_type), self._max_message_bytes
+
+        def decode(raw: bytes) -> Message:
+            return _decoded(raw, message_type, most)
 
         def request(raw: Any, permit: _Permit) -> Any:
-            return _messages(raw, decode, permit) if method.client_streaming else _message(raw, decode)
+            return _messages(raw, decode, permit) if method.client_streaming else decode(raw)
 
         def answer(raw: Any, context: grpc.ServicerContext) -> bytes:
             with _answering(path, context):
@@ -158,9 +164,15 @@ def _abort(context: grpc.ServicerContext, fault: Fault) -> None:
     context.abort(STATUS[fault.code], status.message)
 
 
-def _message(raw: bytes, decode: Callable[[bytes], Message]) -> Message:
+def _decoded(raw: bytes, message_type: type[Message], most_bytes: int) -> Message:
+    if len(raw) > most_bytes:
+        raise Fault(
+            Reason.MESSAGE_TOO_LARGE,
+            f"the message has {len(raw)} bytes; {most_bytes} are taken (control.max_message_bytes)",
+            max_bytes=str(most_bytes),
+        )
     try:
-        return decode(raw)
+        return message_type.FromString(raw)
     except DecodeError:
         raise Fault(
             Reason.MALFORMED_REQUEST, "the bytes are not the message that the method takes; compare the protos"
@@ -170,7 +182,7 @@ def _message(raw: bytes, decode: Callable[[bytes], Message]) -> Message:
 def _messages(raw: Iterator[bytes], decode: Callable[[bytes], Message], permit: _Permit) -> Iterator[Message]:
     for item in raw:
         permit.renew()
-        yield _message(item, decode)
+        yield decode(item)
 
 
 def _handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> Handler:

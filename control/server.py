@@ -43,7 +43,8 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
     """What keeps one client from taking the server from the others (names as in grpc's channel_arg_names.h)."""
     return [
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
-        ("grpc.max_receive_message_length", config.max_message_bytes),
+        # The core answers what is larger still; between the two limits the guard answers, with a reason.
+        ("grpc.max_receive_message_length", 2 * config.max_message_bytes),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.max_concurrent_streams", 64),
@@ -73,7 +74,8 @@ class ControlPlane:
         self._hub = Hub(current_table(self.store))
         self._calls = ThreadPoolExecutor(config.threads, "call")
         self._streams = ThreadPoolExecutor(config.max_streams, "stream")
-        self._health = health.HealthServicer(experimental_thread_pool=ThreadPoolExecutor(HEALTH_THREADS, "health"))
+        self._probes = ThreadPoolExecutor(HEALTH_THREADS, "health")
+        self._health = health.HealthServicer(experimental_thread_pool=self._probes)
         self._server = self._listening()
         self._server.start()
         write_address(config.address_path, self.address)
@@ -85,7 +87,7 @@ class ControlPlane:
         self._hub.close()
         self._server.stop(self._config.drain_ms / 1000).wait()
         self._config.address_path.unlink(missing_ok=True)
-        for pool in (self._calls, self._streams):
+        for pool in (self._calls, self._streams, self._probes):
             pool.shutdown(wait=False, cancel_futures=True)
         self.store.close()
         log(logging.INFO, "stopped")
@@ -110,7 +112,7 @@ class ControlPlane:
         return server
 
     def _guard(self) -> Guard:
-        guard = Guard(self._find_token, time.time_ns, self._streams)
+        guard = Guard(self._find_token, time.time_ns, self._streams, self._config.max_message_bytes)
         artifacts = ArtifactStore(self._config.artifacts_path, self._config.max_artifact_bytes)
         feature_log = FeatureLog(self.store)
         data_plane = DataPlaneService(self._hub, self.store.history_id, artifacts, feature_log)

@@ -8,7 +8,7 @@ from typing import Final
 
 from control.governance.decisions import DAY_S
 from control.governance.records import add_token, find_token
-from control.security import Role, Token, authenticate, new_secret, roles_json, secret_hash
+from control.security import Role, Token, authenticate, new_secret, secret_hash
 from control.store.store import Store, Unit
 from gateway.contract.errors import Fault
 
@@ -20,7 +20,7 @@ def create(unit: Unit, actor: str, roles: frozenset[Role], valid_s: int) -> tupl
     token_id, text = new_secret()
     expires_at_ns = unit.now_ns + valid_s * 1_000_000_000
     token = Token(token_id, actor, roles, secret_hash(text), unit.now_ns, expires_at_ns, revoked=False)
-    facts = {"actor": actor, "roles": roles_json(roles), "expires_at_ns": expires_at_ns}
+    facts = {"actor": actor, "roles": sorted(roles), "expires_at_ns": expires_at_ns}
     unit.record("token.create", f"token/{token_id}", facts)
     add_token(unit, token)
     return token, text

@@ -90,7 +90,7 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         ),
         Reason.MESSAGE_TOO_LARGE: Entry(
             Code.RESOURCE_EXHAUSTED,
-            "The message is larger than the gateway accepts (gateway.max_message_bytes). Split the batch; repeating the call as it is will not help.",
+            "The message is larger than the server accepts (gateway.max_message_bytes, control.max_message_bytes). Split the batch; repeating the call as it is will not help.",
         ),
         Reason.BATCH_SIZE: Entry(
             Code.INVALID_ARGUMENT,

@@ -126,7 +126,7 @@ def test_a_service_with_a_method_that_has_no_row_is_not_served() -> None:
     """The health service stands in for one that somebody forgot."""
     from grpc_health.v1 import health, health_pb2
 
-    guard = Guard(lambda _: None, lambda: 0, ThreadPoolExecutor(1))
+    guard = Guard(lambda _: None, lambda: 0, ThreadPoolExecutor(1), 1 << 20)
     with pytest.raises(LookupError, match=r"grpc.health.v1.Health/\w+ has no row"):
         guard.serve(health_pb2.DESCRIPTOR.services_by_name["Health"], health.HealthServicer())
 

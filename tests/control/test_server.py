@@ -172,10 +172,14 @@ def test_watching_gateways_take_no_thread_from_other_calls(tmp_path: Path) -> No
 
 
 def test_a_message_that_is_too_large_is_refused_without_harm(tmp_path: Path) -> None:
-    """The next call is answered."""
+    """With a reason where it is not too large by far; and the next call is answered."""
     with running(tmp_path, max_message_bytes=1 << 20) as plane:
         ben = client_for(plane, "ben", Role.APPROVER)
-        request = governance_pb2.ApproveVersionRequest(idempotency_key=key(), comment="x" * (2 << 20))
+        request = governance_pb2.ApproveVersionRequest(idempotency_key=key(), comment="x" * (1 << 20))
+        refused = ben.refused(ben.governance.ApproveVersion, request)
+        assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
+        assert "control.max_message_bytes" in refused.message
+        request.comment *= 3
         with pytest.raises(grpc.RpcError) as error:
             ben.call(ben.governance.ApproveVersion, request)
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -198,7 +202,7 @@ class Broken:
 def broken_server() -> Iterator[Client]:
     """A guarded server over it, and an operator who calls it."""
     token = Token("t1", "olga", frozenset(Role), secret_hash("ilk_t1_x"), 0, 2**62, revoked=False)
-    guard = Guard(lambda _: token, lambda: 1, ThreadPoolExecutor(1))
+    guard = Guard(lambda _: token, lambda: 1, ThreadPoolExecutor(1), 1 << 20)
     guard.serve(SERVICE, Broken())
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((guard,))
