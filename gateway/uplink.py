@@ -12,20 +12,20 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from grpc import aio
 
 from control.v1 import data_plane_pb2 as pb
 from control.v1.data_plane_pb2_grpc import DataPlaneServiceStub
-from gateway.artifacts import Artifacts, replace_durably
+from gateway.artifacts import Artifacts
 from gateway.board import Boards
 from gateway.config import Config
 from gateway.contract.errors import Fault
 from gateway.features.writer import Batch
 from gateway.security import own_token
+from gateway.tables import EMPTY, Table, TableFiles, read_table, refusal
 from gateway.telemetry import log
-from gateway.wire.routes import parse_routes
 
 if TYPE_CHECKING:
     from control.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub  # the stub's type, of which there is no class
@@ -95,39 +95,6 @@ def _batch(message: pb.FeatureBatch) -> Batch:
     )
 
 
-class Table(NamedTuple):
-    """A route table, and what of it matters to the uplink."""
-
-    raw: bytes
-    history_id: str
-    revision: int
-    digests: tuple[str, ...]
-    """Of every artifact that it names."""
-
-
-EMPTY: Final = Table(b"", "", 0, ())
-
-
-def read_table(raw: bytes) -> Table:
-    """Reads a serialized table; raises ValueError for one that the workers could not read."""
-    parsed = parse_routes(raw)
-    champions = parsed.champions.values()
-    digests = {digest for served in champions for digest in (served.model_sha256, served.golden_sha256)}
-    return Table(raw, parsed.history_id, parsed.revision, tuple(sorted(digests)))
-
-
-def refusal(current: Table, offered: Table) -> str:
-    """Why a table must not replace the one in force; empty where it may."""
-    if current.history_id and offered.history_id != current.history_id:
-        return (
-            f"this gateway's routes belong to history {current.history_id}, the control plane's to "
-            f"{offered.history_id}; if the new one is right, stop the gateway and remove its routes and features"
-        )
-    if offered.revision < current.revision:
-        return f"the control plane sent revision {offered.revision}, older than {current.revision}, which is in force"
-    return ""
-
-
 class RouteFollower:
     """Takes route tables from the control plane, and puts each on disk once every artifact that it names is there."""
 
@@ -136,6 +103,7 @@ class RouteFollower:
         self.gateway_id = gateway_id
         self.connected = False
         self.artifacts = Artifacts(config.artifacts_path)
+        self._files = TableFiles(config.routes_path)
         self.table = EMPTY
         """The table on disk."""
         self.sequence = 0
@@ -148,7 +116,7 @@ class RouteFollower:
 
     async def follow(self) -> None:
         """Works until it is cancelled."""
-        self._recall()
+        self.table = self._files.recall()
         await asyncio.to_thread(self.artifacts.verify)
         if not self.config.control:
             return
@@ -174,15 +142,6 @@ class RouteFollower:
             feature_sequence=self.sequence,
             problems=self.problems(),
         )
-
-    def _recall(self) -> None:
-        """Reads the last known good table; one that is damaged counts as none."""
-        try:
-            self.table = read_table(self.config.routes_path.read_bytes())
-        except FileNotFoundError:
-            return
-        except ValueError as error:
-            log(logging.ERROR, "route_table_damaged", problem=str(error))
 
     async def _watch(self) -> None:
         """Holds the stream of tables and reports, for ever."""
@@ -263,29 +222,11 @@ class RouteFollower:
     def _put(self, table: Table) -> None:
         """Puts the table where workers look, the former ones beside it, and drops artifacts that none of them names."""
         if table.raw != self.table.raw:
-            self._shift()
-            replace_durably(self.config.routes_path, table.raw)
+            self._files.put(table, self.table)
             self.table, self._taken_ns = table, time.monotonic_ns()
             log(logging.INFO, "routes_taken", revision=table.revision, history_id=table.history_id)
-        kept = {*table.digests, *(digest for former in self._former() for digest in former.digests)}
+        kept = {*table.digests, *(digest for former in self._files.former() for digest in former.digests)}
         self.artifacts.keep_only(kept)
-
-    def _shift(self) -> None:
-        """Keeps the table on disk, and the one before it, as files of their own."""
-        path = self.config.routes_path
-        first, second = path.with_suffix(".1.pb"), path.with_suffix(".2.pb")
-        with contextlib.suppress(FileNotFoundError):
-            first.replace(second)
-        if self.table.raw:
-            replace_durably(first, self.table.raw)
-
-    def _former(self) -> list[Table]:
-        """The tables that were in force before."""
-        found = []
-        for path in self.config.data.glob(f"{self.config.routes_path.stem}.*.pb"):
-            with contextlib.suppress(ValueError):
-                found.append(read_table(path.read_bytes()))
-        return found
 
     def _report_problem(self, about: str, problem: str) -> None:
         if self._problems.get(about) != problem:

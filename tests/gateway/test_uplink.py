@@ -14,7 +14,8 @@ import pytest
 
 from gateway.board import Board
 from gateway.config import Config
-from gateway.uplink import LONGEST_PAUSE_S, RouteFollower, pause_s, read_table, refusal
+from gateway.tables import read_table, refusal
+from gateway.uplink import LONGEST_PAUSE_S, RouteFollower, pause_s
 from tests.gateway.fake_control import TOKEN, FakeControl
 from tests.gateway.tiny import Version, table, version
 from tests.support import until
