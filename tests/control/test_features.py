@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,15 +21,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from control.features.chunk import Chunk, Column, check_chunk
 from control.features.log import Batch, FeatureLog
 from control.features.views import apply_view
+from control.governance.records import whole_trail
 from control.registry.document import read_view
 from control.security import Role
 from control.server import ControlPlane
-from control.store.store import Store
+from control.store.audit import verify
+from control.store.store import Store, read_head
 from control.v1 import features_pb2 as pb
 from gateway.contract.errors import Fault
 from gateway.contract.row import RowCodec
 from gateway.contract.schema import FeatureView
-from tests.control.planes import Client, Refusal, client_for, key, refusal, running
+from tests.control.planes import Client, Process, Refusal, client_for, key, refusal, running, token_for
 from tests.support import STRESS
 
 VIEW_YAML: Final = """\
@@ -379,6 +384,50 @@ def chunk_of(rows: list[tuple[Any, ...]]) -> Chunk:
 
 TestFeatureLog = FeatureLogMachine.TestCase
 TestFeatureLog.settings = settings(max_examples=100 if STRESS else 10, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.stress
+def test_a_killed_server_loses_no_acknowledged_batch(tmp_path: Path) -> None:
+    """It dies by SIGKILL between any two answers; the stream sent again goes on where it was, without a gap."""
+    with running(tmp_path) as plane:
+        token = token_for(plane.store, "ana", Role.FEATURE_WRITER, Role.ML_ENGINEER)
+        client = Client(plane.address, token)
+        client.call(client.features.ApplyView, pb.ApplyViewRequest(idempotency_key=key(), definition_yaml=VIEW_YAML))
+    chunks = [
+        rows_of([f"{chunk}-{row}" for row in range(1000)], state=column("state", texts=[f"s{chunk}"] * 1000))
+        for chunk in range(12)
+    ]
+    seed = random.Random(3)
+    for cycle in range(20 if STRESS else 2):
+        messages = stream(*chunks, idempotency_key=f"cycle-{cycle}")
+        acknowledged = killed_while_writing(tmp_path, token, messages, seed.randrange(len(chunks)))
+        with running(tmp_path) as plane:
+            answers = materialize(Client(plane.address, token), messages)
+            assert answers[: len(acknowledged)] == acknowledged
+            first = cycle * len(chunks) + 1
+            assert [answer.sequence for answer in answers] == list(range(first, first + len(chunks)))
+            batches = list(FeatureLog(plane.store).read(first))
+            assert [batch.keys for batch in batches] == [list(chunk.keys) for chunk in chunks]
+            assert dictionary(FeatureLog(plane.store))["state"] == [f"s{chunk}" for chunk in range(12)]
+            with plane.store.read() as connection:
+                assert verify(whole_trail(connection), read_head(connection)).first_bad == 0
+
+
+def killed_while_writing(
+    data: Path, token: str, messages: list[pb.MaterializeRequest], after: int
+) -> list[pb.MaterializeResponse]:
+    """Starts a server, materializes, kills it after so many answers, and returns the answers that came."""
+    process = Process(data)
+    client, answers = Client(process.address, token), []
+    calling = client.features.Materialize(iter(messages), metadata=client.metadata, timeout=30)
+    with suppress(grpc.RpcError):
+        for answer in calling:
+            answers.append(answer)
+            if len(answers) == after + 1:
+                process.process.kill()
+    process.end(signal.SIGKILL)
+    client.channel.close()
+    return answers
 
 
 def test_a_dictionary_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
