@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -29,34 +29,24 @@ EMPTY_KEY: Final = Fault(Reason.ENTITY_MISMATCH, "the entity key is empty; send 
 LONG_KEY: Final = Fault(Reason.ENTITY_MISMATCH, f"the entity key is longer than {MAX_KEY_BYTES} bytes")
 
 
-def count_rows(document: ModelDocument, request: Request) -> int:
-    """How many rows the request has; raises Fault where its columns are not those that the document declares."""
-    if request.entities.keys() != set(document.entities):
-        raise Fault(
-            Reason.ENTITY_MISMATCH,
-            f"model {document.name} takes {_listed(document.entities, 'no entity key')}; "
-            f"the call gives {_listed(request.entities, 'none')}",
-        )
-    if unknown := request.inputs.keys() - {item.request for item in document.requested}:
-        names = [item.request for item in document.requested]
-        raise Fault(
-            Reason.INPUT_MISMATCH,
-            f"model {document.name} has no request-time input {min(unknown)!r}; it takes {_listed(names, 'none')}",
-        )
-    if request.single:
-        return 1
-    lengths = {name: len(keys) for name, keys in request.entities.items()}
-    lengths |= {name: len(values) for name, (_, values) in request.inputs.items()}
-    n = next(iter(lengths.values()), 0)
-    if different := [name for name, length in lengths.items() if length != n]:
-        first = next(iter(lengths))
-        raise Fault(
-            Reason.INPUT_MISMATCH,
-            f"column {first!r} has {n} rows, but {different[0]!r} has {lengths[different[0]]}; send one value per row",
-        )
-    if not 1 <= n <= MAX_ROWS:
-        raise Fault(Reason.BATCH_SIZE, f"the batch has {n} rows; 1 to {MAX_ROWS} are taken in one call")
-    return n
+class Columns(NamedTuple):
+    """A request that conforms."""
+
+    n: int
+    """How many rows it has."""
+    entities: Mapping[str, Sequence[str]]
+    """Keys by entity."""
+    requested: Mapping[str, Array]
+    """Request-time inputs by name, each of shape (n,)."""
+    tensors: Mapping[str, Array] | None = None
+    """The graph's inputs by name, where the caller sent them itself and nothing is read from the store."""
+
+
+def conform(document: ModelDocument, request: Request) -> Columns:
+    """The columns of a request by entities and inputs; raises Fault where they are not those that are declared."""
+    _check_names(document, request)
+    n = 1 if request.single else _count_rows(request)
+    return Columns(n, request.entities, {item.request: _column(item, request, n) for item in document.requested})
 
 
 def encode_keys(keys: Sequence[str], start: int, errors: dict[int, Fault]) -> list[bytes]:
@@ -67,11 +57,6 @@ def encode_keys(keys: Sequence[str], start: int, errors: dict[int, Fault]) -> li
             errors.setdefault(start + index, LONG_KEY if key else EMPTY_KEY)
             encoded[index] = b"\0"
     return encoded
-
-
-def request_columns(document: ModelDocument, request: Request, n: int) -> dict[str, Array]:
-    """The request-time inputs as columns of n rows; raises Fault where one is absent or of another type."""
-    return {item.request: _column(item, request, n) for item in document.requested}
 
 
 def refuse_not_finite(document: ModelDocument, columns: Mapping[str, Array], errors: dict[int, Fault]) -> None:
@@ -90,14 +75,66 @@ def refuse_not_finite(document: ModelDocument, columns: Mapping[str, Array], err
             errors.setdefault(row, fault)
 
 
+def require_rows(n: int) -> int:
+    """The number of rows; raises Fault where a call may not have so many."""
+    if not 1 <= n <= MAX_ROWS:
+        raise Fault(Reason.BATCH_SIZE, f"the batch has {n} rows; 1 to {MAX_ROWS} are taken in one call")
+    return n
+
+
+def listed(names: Any, none: str) -> str:
+    """Names for a message, each quoted and cut to a length that a person reads."""
+    return ", ".join(repr(name[:100]) for name in names) or none
+
+
+def to_float32(values: Any) -> Array:
+    """Numbers as float32; one that is too large becomes infinite, which `nan` decides on."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float64).astype(np.float32)
+
+
+def missing_input(item: RequestInput) -> Fault:
+    """What a caller is told who leaves an input out that has no default."""
+    return Fault(
+        Reason.INPUT_MISMATCH, f"request-time input {item.request!r} ({item.type}) is missing and has no default"
+    )
+
+
+def _check_names(document: ModelDocument, request: Request) -> None:
+    if request.entities.keys() != document.entity_set:
+        raise Fault(
+            Reason.ENTITY_MISMATCH,
+            f"model {document.name} takes {listed(document.entities, 'no entity key')}; "
+            f"the call gives {listed(request.entities, 'none')}",
+        )
+    if not request.inputs:
+        return
+    names = [item.request for item in document.requested]
+    if unknown := request.inputs.keys() - set(names):
+        raise Fault(
+            Reason.INPUT_MISMATCH,
+            f"model {document.name} has no request-time input {min(unknown)!r}; it takes {listed(names, 'none')}",
+        )
+
+
+def _count_rows(request: Request) -> int:
+    lengths = {name: len(keys) for name, keys in request.entities.items()}
+    lengths |= {name: len(values) for name, (_, values) in request.inputs.items()}
+    n = next(iter(lengths.values()), 0)
+    if different := [name for name, length in lengths.items() if length != n]:
+        first = next(iter(lengths))
+        raise Fault(
+            Reason.INPUT_MISMATCH,
+            f"column {first!r} has {n} rows, but {different[0]!r} has {lengths[different[0]]}; send one value per row",
+        )
+    return require_rows(n)
+
+
 def _column(item: RequestInput, request: Request, n: int) -> Array:
     given = request.inputs.get(item.request)
     if given is None:
         if item.default is None:
-            raise Fault(
-                Reason.INPUT_MISMATCH,
-                f"request-time input {item.request!r} ({item.type}) is missing and has no default",
-            )
+            raise missing_input(item)
         return np.full(n, item.default, COLUMN_DTYPES[item.type])
     dtype, values = given
     if dtype is not item.type and (dtype, item.type) != (Dtype.INT64, Dtype.FLOAT32):
@@ -106,15 +143,4 @@ def _column(item: RequestInput, request: Request, n: int) -> Array:
             f"request-time input {item.request!r} is {item.type}: send it as `{FIELDS[item.type]}`, "
             f"not as `{FIELDS[dtype]}`",
         )
-    return _typed(item.type, values)
-
-
-def _typed(dtype: Dtype, values: Sequence[Any]) -> Array:
-    if dtype is not Dtype.FLOAT32:
-        return np.array(values, COLUMN_DTYPES[dtype])
-    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which `nan` decides on
-        return np.array(values, np.float64).astype(np.float32)
-
-
-def _listed(names: Any, none: str) -> str:
-    return ", ".join(repr(name[:100]) for name in names) or none
+    return to_float32(values) if item.type is Dtype.FLOAT32 else np.array(values, COLUMN_DTYPES[item.type])

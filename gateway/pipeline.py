@@ -6,18 +6,20 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import nan
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from gateway.conform import MAX_ROWS, count_rows, request_columns
+from gateway.conform import MAX_ROWS, Columns, conform, listed
+from gateway.conform_tensors import conform_tensors
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import Array, Results
 from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.record import answer, block, refusals
 from gateway.request import Arm, Request, Slice
-from gateway.run import Found, Part, Route, Run, gather, infer
+from gateway.run import Found, Inferred, Part, Route, Run, gather, infer
+from gateway.servable import Servable
 from gateway.transport import Call, Reply
-from gateway.wire.scoring import METHODS
+from gateway.wire.methods import METHODS
 from gateway.wire.status import internal, refusal
 
 
@@ -42,6 +44,9 @@ class Gathered(NamedTuple):
     found: Found
 
 
+CHAMPION: Final = "champion"
+CANARY: Final = "canary"
+"""Labels that stand for a version: who answers by default, and who a rollout is trying."""
 NOTHING: Final = Snapshot(0, {}, frozenset(), known=False)
 EXPIRED: Final = Fault(Reason.DEADLINE_EXPIRED, "the deadline passed before the call's turn came; nothing was scored")
 
@@ -85,13 +90,13 @@ class Pipeline:
         laps.append(time.perf_counter_ns())
         gathered = self._gather(runs)
         laps.append(time.perf_counter_ns())
-        results = [self._infer(item, refused) for item in gathered]
+        inferred = [self._infer(item, refused) for item in gathered]
         laps.append(time.perf_counter_ns())
-        slices = self._record(gathered, results, refused, laps)
+        slices = self._record(gathered, inferred, refused, laps)
         laps.append(time.perf_counter_ns())
         replies = [
-            refusal(refused[index]) if index in refused else _encode(call, slices[index])
-            for index, call in enumerate(calls)
+            METHODS[call.method].refuse(request, refused[index]) if index in refused else _encode(call, slices[index])
+            for index, (call, request) in enumerate(zip(calls, requests, strict=True))
         ]
         self._tail_ns = (laps[-1] - laps[-2], time.perf_counter_ns() - laps[-1])
         return replies
@@ -118,7 +123,7 @@ class Pipeline:
         with self.store as store:
             return [Gathered(run, *gather(run, store, now_ns)) for run in runs]
 
-    def _infer(self, item: Gathered, refused: dict[int, Fault]) -> Results:
+    def _infer(self, item: Gathered, refused: dict[int, Fault]) -> Inferred:
         """Runs the model, unless everybody who asked has stopped waiting by now."""
         now_ns, run = time.monotonic_ns(), item.run
         late = [part for part in run.parts if part.request.deadline_ns <= now_ns]
@@ -126,20 +131,20 @@ class Pipeline:
             refused[part.call] = EXPIRED
             run.errors.update(dict.fromkeys(range(part.start, part.stop), EXPIRED))
         if len(late) == len(run.parts):
-            return Results([nan] * run.n, None, None)
+            return Inferred(Results([nan] * run.n, None, None), {})
         return infer(run, item.inputs)
 
     def _record(
-        self, gathered: Sequence[Gathered], results: Sequence[Results], refused: Mapping[int, Fault], laps: list[int]
+        self, gathered: Sequence[Gathered], inferred: Sequence[Inferred], refused: Mapping[int, Fault], laps: list[int]
     ) -> dict[int, Slice]:
         """Appends a block for each run and one for the calls that came to none; returns each call's answers."""
         now_ns, journal = time.time_ns(), self.journal
         stages_ns = (*(after - before for before, after in pairwise(laps)), *self._tail_ns)
         slices: dict[int, Slice] = {}
-        for (run, _, found), result in zip(gathered, results, strict=True):
-            answers = answer(run, result, found, now_ns, journal)
+        for (run, _, found), said in zip(gathered, inferred, strict=True):
+            answers = answer(run, said, found, now_ns, journal)
             journal.append(block(run, answers, found, now_ns, stages_ns))
-            slices |= {part.call: Slice(answers, part.start, part.stop) for part in run.parts}
+            slices |= {part.call: Slice(part.request, answers, part.start, part.stop) for part in run.parts}
         if faults := [fault for call, fault in refused.items() if call not in slices]:
             journal.append(refusals(faults, self.snapshot.revision, now_ns, stages_ns))
         return slices
@@ -148,42 +153,61 @@ class Pipeline:
 def _route(snapshot: Snapshot, requests: Sequence[Request | None], refused: dict[int, Fault]) -> list[Run]:
     """Assigns every row, and puts the rows of one servable and arm side by side, at most 256 to a run."""
     runs: list[Run] = []
-    filling: dict[tuple[str, Arm], Run] = {}
+    filling: dict[tuple[Any, ...], Run] = {}
     for index, request in enumerate(requests):
         if request is None:
             continue
         try:
-            route, arm = _assign(snapshot, request)
-            document = route.servable.document
-            n = count_rows(document, request)
-            columns = request_columns(document, request, n)
+            route, arm = assign(snapshot, request.model, request.version)
+            columns = _columns(route.servable, request)
         except Fault as fault:
             refused[index] = fault
             continue
-        run = filling.get((request.model, arm))
-        if run is None or run.n + n > MAX_ROWS:
-            run = filling[request.model, arm] = Run(route, arm)
+        alike = (request.model, arm, request.outputs, columns.tensors is None)
+        run = filling.get(alike)
+        if run is None or run.n + columns.n > MAX_ROWS:
+            run = filling[alike] = Run(route, arm)
             runs.append(run)
-        run.parts.append(Part(index, request, columns, run.n, run.n + n))
-        run.n += n
+        run.parts.append(Part(index, request, columns, run.n, run.n + columns.n))
+        run.n += columns.n
     return runs
 
 
-def _assign(snapshot: Snapshot, request: Request) -> tuple[Route, Arm]:
-    """Who answers the request, and as which arm; raises Fault where nobody does."""
-    route = snapshot.routes.get(request.model)
+def _columns(servable: Servable, request: Request) -> Columns:
+    if request.outputs is None:
+        return conform(servable.document, request)
+    if absent := set(request.outputs) - {item.name for item in servable.outputs}:
+        names = listed([item.name for item in servable.outputs], "none")
+        raise Fault(
+            Reason.INPUT_MISMATCH,
+            f"unexpected inference output {min(absent)[:100]!r} for model {request.model!r}; it has {names}",
+        )
+    return conform_tensors(servable.document, servable.inputs, request.model, request.tensors)
+
+
+def assign(snapshot: Snapshot, model: str, version: str) -> tuple[Route, Arm]:
+    """Who answers for a model in a version (a number, a label, or "" for whichever the route names), and as which arm.
+
+    Raises Fault where nobody does.
+    """
+    route = snapshot.routes.get(model)
     if route is None:
-        raise _nobody(snapshot, request.model)
-    if not request.version:
+        raise _nobody(snapshot, model)
+    if not version:
         return route, Arm.CHAMPION
     served = route.servable.served.version
-    if request.version != served:
+    if version in (CHAMPION, str(served)):
+        return route, Arm.PINNED
+    if not version.isdecimal() and version != CANARY:
         raise Fault(
-            Reason.VERSION_NOT_SERVED,
-            f"version {request.version} of model {request.model} is not served here, version {served} is; "
-            "leave the version at 0 to get whichever the route names",
+            Reason.VERSION_INVALID,
+            f"version {version[:100]!r} is neither a number nor one of the labels {CHAMPION!r} and {CANARY!r}",
         )
-    return route, Arm.PINNED
+    raise Fault(
+        Reason.VERSION_NOT_SERVED,
+        f"version {version[:100]} of model {model} is not served here, version {served} is; "
+        "name no version to get whichever the route names",
+    )
 
 
 def _nobody(snapshot: Snapshot, model: str) -> Fault:
@@ -203,6 +227,9 @@ def _too_large(size: int, limit: int) -> Fault:
 
 def _encode(call: Call, part: Slice) -> Reply:
     method = METHODS[call.method]
-    if method.single and part.start in part.answers.errors:
-        return refusal(part.answers.errors[part.start])
+    errors = part.answers.errors
+    if method.whole and errors:
+        for row in range(part.start, part.stop):
+            if row in errors:
+                return method.refuse(part.request, errors[row])
     return Reply(method.encode(part))

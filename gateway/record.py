@@ -11,10 +11,9 @@ import numpy as np
 
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.routing import WHOLE_BPS
-from gateway.contract.tensors import Results
 from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, Block, JournalWriter
 from gateway.request import Answers, Arm
-from gateway.run import NEVER_NS, Found, Run
+from gateway.run import NEVER_NS, Found, Inferred, Run
 
 NS_PER_MS: Final = 1_000_000
 REASON_NUMBERS: Final = {reason: index + 1 for index, reason in enumerate(Reason)}
@@ -32,9 +31,10 @@ BLANKS: Final = {arm: _blank(arm) for arm in Arm}
 """A row of each arm before anything is known of it but that the champion had all of the traffic."""
 
 
-def answer(run: Run, results: Results, found: Found, now_ns: int, journal: JournalWriter) -> Answers:
+def answer(run: Run, inferred: Inferred, found: Found, now_ns: int, journal: JournalWriter) -> Answers:
     """What the rows of a run are told: their numbers are those that the journal gives next."""
-    served, scores = run.route.servable.served, results.scores
+    served, results = run.route.servable.served, inferred.results
+    scores = results.scores
     for row in run.errors:
         scores[row] = nan
     stale = [settled.stale for settled in found.settled if np.count_nonzero(settled.stale)]
@@ -48,6 +48,7 @@ def answer(run: Run, results: Results, found: Found, now_ns: int, journal: Journ
         scores=scores,
         decisions=results.decisions,
         rankings=results.rankings,
+        outputs=inferred.outputs,
         defaulted=np.sum([s.defaulted for s in found.settled], axis=0).tolist() if found.settled else None,
         ages_ms=None if found.oldest_ns is None else _ages_ms(found.oldest_ns, now_ns),
         unknown=found.unknown,
@@ -60,7 +61,7 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
     """The journal's block for a run."""
     servable = run.route.servable
     rows = np.frombuffer(bytearray(BLANKS[answers.arm] * run.n), ROW)
-    if servable.assign_by is not None:
+    if servable.assign_by is not None and found.keys:
         digests = [blake2b(key, digest_size=8).digest() for key in found.keys[servable.assign_by]]
         rows["entity_hash"] = np.frombuffer(b"".join(digests), "<u8")
     rows["score"] = answers.scores

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gateway.contract.errors import Fault
 from gateway.contract.schema import Dtype
+from gateway.contract.tensors import Array
 
 
 class Arm(IntEnum):
@@ -22,20 +24,30 @@ class Arm(IntEnum):
     PINNED = 3
 
 
+NO_INPUTS: Final[Mapping[str, tuple[Dtype, Sequence[Any]]]] = MappingProxyType({})
+NO_TENSORS: Final[Mapping[str, Array]] = MappingProxyType({})
+
+
 class Request(NamedTuple):
     """One call's rows, column by column. Nothing is checked yet but that it could be parsed."""
 
     model: str
-    version: int
-    """The version that the caller names; 0 for none."""
-    entities: Mapping[str, Sequence[str]]
-    """Keys by entity, one per row."""
-    inputs: Mapping[str, tuple[Dtype, Sequence[Any]]]
-    """Request-time columns by name, with the type in which they came, one value per row."""
-    single: bool
-    """Whether the call is for one row, whose error is the call's."""
+    version: str
+    """The version that the caller names, a number or a label; empty for none."""
     deadline_ns: int
     """When the caller stops waiting, on the monotonic clock."""
+    entities: Mapping[str, Sequence[str]]
+    """Keys by entity, one per row."""
+    inputs: Mapping[str, tuple[Dtype, Sequence[Any]]] = NO_INPUTS
+    """Request-time columns by name, with the type in which they came, one value per row."""
+    single: bool = False
+    """Whether the call is for one row by its nature, and not for a batch."""
+    tensors: Mapping[str, Array] = NO_TENSORS
+    """Instead of entities and inputs: tensors by name, each with the rows as its first dimension."""
+    outputs: tuple[str, ...] | None = None
+    """The graph's outputs that the call wants, none for all; None for a call that wants scores."""
+    id: str = ""
+    """What the caller knows the call by."""
 
 
 class Answers(NamedTuple):
@@ -52,6 +64,8 @@ class Answers(NamedTuple):
     """One per row; NaN where the row is in `errors`."""
     decisions: Sequence[str] | None
     rankings: Sequence[Sequence[tuple[str, float]]] | None
+    outputs: Mapping[str, Array]
+    """The graph's outputs by name, where the calls want them: each with the rows as its first dimension."""
     defaulted: list[int] | None
     """One per row; None where no stored feature took its default."""
     ages_ms: list[int] | None
@@ -66,6 +80,7 @@ class Answers(NamedTuple):
 class Slice(NamedTuple):
     """The rows of one call among the answers of its run."""
 
+    request: Request
     answers: Answers
     start: int
     stop: int

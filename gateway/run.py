@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any, Final, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.conform import encode_keys, refuse_not_finite
+from gateway.conform import Columns, encode_keys, refuse_not_finite
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.missing import Settled
 from gateway.contract.row import BLANK, Decoded, Rows
@@ -42,10 +42,17 @@ class Part(NamedTuple):
     call: int
     """The call's place in its batch."""
     request: Request
-    columns: dict[str, Array]
-    """Its request-time inputs, by name."""
+    columns: Columns
     start: int
     stop: int
+
+
+class Inferred(NamedTuple):
+    """What a run's model said."""
+
+    results: Results
+    outputs: Mapping[str, Array]
+    """The graph's outputs that the run wants besides the score."""
 
 
 class Found(NamedTuple):
@@ -76,19 +83,22 @@ class Run:
     errors: dict[int, Fault] = field(default_factory=dict)
     """By row: why it has no score."""
 
+    @property
+    def outputs(self) -> tuple[str, ...] | None:
+        """The graph's outputs that the calls want, none for all; None for scores."""
+        return self.parts[0].request.outputs
+
     def keys(self) -> dict[str, list[bytes]]:
         """The entity keys of all rows; keys that cannot be one get an error."""
         found: dict[str, list[bytes]] = {entity: [] for entity in self.route.servable.document.entities}
         for part in self.parts:
             for entity, column in found.items():
-                column.extend(encode_keys(part.request.entities[entity], part.start, self.errors))
+                column.extend(encode_keys(part.columns.entities[entity], part.start, self.errors))
         return found
 
-    def requested(self) -> dict[str, Array]:
+    def requested(self) -> Mapping[str, Array]:
         """The request-time columns of all rows."""
-        if len(self.parts) == 1:
-            return self.parts[0].columns
-        return {name: np.concatenate([part.columns[name] for part in self.parts]) for name in self.parts[0].columns}
+        return _side_by_side([part.columns.requested for part in self.parts])
 
 
 def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array], Found]:
@@ -96,10 +106,14 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
 
     `now_ns` is UTC: what staleness is measured by.
     """
+    if run.parts[0].columns.tensors is not None:
+        tensors = _side_by_side([part.columns.tensors or {} for part in run.parts])
+        payload = [_column_bytes(values) for values in tensors.values()]
+        return dict(tensors), Found({}, store.sequence(), payload, None, None, [])
     views, keys, requested = run.route.servable.views, run.keys(), run.requested()
     refuse_not_finite(run.route.servable.document, requested, run.errors)
     rows: dict[str, Rows] = {}
-    payload: list[bytes] = []
+    payload = []
     settled: list[Settled] = []
     absent: dict[str, Any] = {}
     oldest_ns: list[int] | None = None
@@ -123,12 +137,15 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
     return inputs, Found(keys, store.sequence(), payload, oldest_ns, _any_row(absent.values()), settled)
 
 
-def infer(run: Run, inputs: dict[str, Array]) -> Results:
+def infer(run: Run, inputs: dict[str, Array]) -> Inferred:
     """Runs the model; where that fails, row by row, so that one poisoned row fails alone."""
     servable = run.route.servable
+    if servable.one_row and run.n > 1:
+        return _row_by_row(run, inputs)
     try:
-        output = servable.run(inputs)
+        output, others = servable.run(inputs, run.outputs)
         results = interpret(servable.document, output, run.n)
+        _require_rows(others, run.n)
     except Exception as error:  # whatever the runtime raises: its exceptions have no common class
         servable.last_error = f"{type(error).__name__}: {error}"
         return _row_by_row(run, inputs) if run.n > 1 else _joined(run, {})
@@ -136,36 +153,56 @@ def infer(run: Run, inputs: dict[str, Array]) -> Results:
     if np.count_nonzero(finite) != finite.size:
         for row in np.flatnonzero(~finite.reshape(run.n, -1).all(axis=1)).tolist():
             run.errors.setdefault(row, NOT_FINITE)
-    return results
+    return Inferred(results, others)
 
 
-def _row_by_row(run: Run, inputs: dict[str, Array]) -> Results:
+def _row_by_row(run: Run, inputs: dict[str, Array]) -> Inferred:
     servable = run.route.servable
-    results: dict[int, Results] = {}
+    inferred: dict[int, Inferred] = {}
     for row in range(run.n):
         try:
-            output = servable.run({name: values[row : row + 1] for name, values in inputs.items()})
-            results[row] = interpret(servable.document, output, 1)
+            one = {name: values[row : row + 1] for name, values in inputs.items()}
+            output, others = servable.run(one, run.outputs)
+            inferred[row] = Inferred(interpret(servable.document, output, 1), others)
+            _require_rows(others, 1)
             if not np.isfinite(output).all():
                 run.errors.setdefault(row, NOT_FINITE)
         except Exception as error:  # as above
             servable.last_error = f"{type(error).__name__}: {error}"
-    return _joined(run, results)
+    return _joined(run, inferred)
 
 
-def _joined(run: Run, results: dict[int, Results]) -> Results:
-    """The results of single rows as those of the run; rows without any are errors, with NaN, "" and no ranking."""
-    failed = Results([nan], [""], [[]])
-    single = [results.get(row, failed) for row in range(run.n)]
+def _joined(run: Run, inferred: dict[int, Inferred]) -> Inferred:
+    """What single rows gave, as of one run; rows without any are errors, with NaN, "", no ranking and empty outputs."""
+    nothing = Results([nan], [""], [[]])
+    first = next(iter(inferred.values()), Inferred(nothing, {}))
+    failed = Inferred(nothing, {name: np.zeros_like(values) for name, values in first.outputs.items()})
+    single = [inferred.get(row, failed) for row in range(run.n)]
     for row in range(run.n):
-        if row not in results:
+        if row not in inferred:
             run.errors.setdefault(row, FAILED)
-    first = next(iter(results.values()), failed)
-    return Results(
-        [result.scores[0] for result in single],
-        None if first.decisions is None else [decision for result in single for decision in result.decisions or ()],
-        None if first.rankings is None else [ranking for result in single for ranking in result.rankings or ()],
+    results = [one.results for one in single]
+    return Inferred(
+        Results(
+            [result.scores[0] for result in results],
+            None if first.results.decisions is None else [d for result in results for d in result.decisions or ()],
+            None if first.results.rankings is None else [r for result in results for r in result.rankings or ()],
+        ),
+        {name: np.concatenate([one.outputs[name] for one in single]) for name in first.outputs},
     )
+
+
+def _require_rows(outputs: Mapping[str, Array], n: int) -> None:
+    for name, values in outputs.items():
+        if not values.shape or values.shape[0] != n:
+            raise ValueError(f"output {name} has shape {list(values.shape)} for {n} rows")
+
+
+def _side_by_side(columns: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """The columns of several calls as those of one."""
+    if len(columns) == 1:
+        return columns[0]
+    return {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
 
 
 def _decode(view: StoredView, raw: list[bytes], errors: dict[int, Fault]) -> Decoded:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from gateway.features.store import view_key
 from gateway.wire.routes import ServedVersion
 
 WARM_RUNS: Final = 3
+NO_OUTPUTS: Final[Mapping[str, Array]] = MappingProxyType({})
 
 
 class StoredView(NamedTuple):
@@ -55,33 +58,44 @@ class Servable:
         self.labels = _decision_labels(served)
         self.last_error = ""
         """What the runtime said when a row last failed; for operators, never for callers."""
+        self.inputs = _tensors(session.get_inputs())
+        self.outputs = _tensors(session.get_outputs())
+        self.one_row = any(item.shape and item.shape[0] == 1 for item in self.inputs)
+        """Whether the graph takes a single row at a time, because it was exported with a fixed batch of one."""
         self._session = session
-        self._outputs = [self.document.output.score]
+        self._score = [self.document.output.score]
         self._bound: Bound | None = None
 
-    def run(self, inputs: dict[str, Array]) -> Array:
-        """The score output for the graph's inputs; raises whatever the runtime raises.
+    def run(
+        self, inputs: dict[str, Array], outputs: tuple[str, ...] | None = None
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """The score output for the graph's inputs, and others that are wanted: none for all, None for no other.
 
-        Valid until the next run: the output of a single row lies in a buffer that is used again.
+        Raises whatever the runtime raises. The score output of a single row lies in a buffer that the next run uses
+        again.
         """
+        if outputs is not None:
+            names = outputs or tuple(item.name for item in self.outputs)
+            score, *values = self._session.run([*self._score, *names], inputs)
+            return score, dict(zip(names, values, strict=True))
         bound = self._bound
         if bound is not None and len(next(iter(inputs.values()))) == 1:
             for name, values in inputs.items():
                 bound.inputs[name][...] = values
             self._session.run_with_iobinding(bound.binding)
-            return bound.output
-        return self._session.run(self._outputs, inputs)[0]  # type: ignore[no-any-return]
+            return bound.output, NO_OUTPUTS
+        return self._session.run(self._score, inputs)[0], NO_OUTPUTS
 
     def bind(self, one_row: dict[str, Array]) -> None:
         """Lets single rows be run in buffers that are bound once, which halves their cost; strings cannot be."""
-        output = np.ascontiguousarray(self.run(one_row))
+        output = np.ascontiguousarray(self.run(one_row)[0])
         if any(array.dtype == object for array in (output, *one_row.values())):
             return
         inputs = {name: values.copy() for name, values in one_row.items()}
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        binding.bind_output(self._outputs[0], "cpu", 0, output.dtype, output.shape, output.ctypes.data)
+        binding.bind_output(self._score[0], "cpu", 0, output.dtype, output.shape, output.ctypes.data)
         self._bound = Bound(binding, inputs, output)
 
 
@@ -95,10 +109,10 @@ def load(served: ServedVersion, artifacts: Path) -> Servable:
     golden_text = _verified(artifacts, served.golden_sha256, name).decode()
     try:
         session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
-        feeds = plan_inputs(served.document, served.views, graph_inputs(session))
+        feeds = plan_inputs(served.document, served.views, _tensors(session.get_inputs()))
         servable = Servable(served, session, feeds)
         golden = read_golden(golden_text, served.document, served.views)
-        check_golden(served.document, feeds, golden, servable.run)
+        check_golden(served.document, feeds, golden, lambda inputs: servable.run(inputs)[0])
         one_row = {feed: values[:1] for feed, values in golden_inputs(feeds, golden).items()}
         servable.bind(one_row)
         for _ in range(WARM_RUNS):
@@ -110,9 +124,8 @@ def load(served: ServedVersion, artifacts: Path) -> Servable:
     return servable
 
 
-def graph_inputs(session: Any) -> tuple[GraphTensor, ...]:
-    """The graph's inputs, as the runtime sees them."""
-    return tuple(GraphTensor(item.name, item.type, tuple(item.shape)) for item in session.get_inputs())
+def _tensors(items: Any) -> tuple[GraphTensor, ...]:
+    return tuple(GraphTensor(item.name, item.type, tuple(item.shape)) for item in items)
 
 
 def _options() -> Any:

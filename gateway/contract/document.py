@@ -180,6 +180,11 @@ class ModelDocument(Document):
         return self
 
     @cached_property
+    def entity_set(self) -> frozenset[str]:
+        """The entities, to compare with those of a request."""
+        return frozenset(self.entities)
+
+    @cached_property
     def stored(self) -> tuple[StoredInput, ...]:
         """The inputs read from the online store, in order."""
         return tuple(item for item in self.inputs if isinstance(item, StoredInput))

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     BATCH_SIZE = "BATCH_SIZE"
     MODEL_UNKNOWN = "MODEL_UNKNOWN"
     VERSION_NOT_SERVED = "VERSION_NOT_SERVED"
+    VERSION_INVALID = "VERSION_INVALID"
     ENTITY_MISMATCH = "ENTITY_MISMATCH"
     INPUT_MISMATCH = "INPUT_MISMATCH"
     INPUT_NOT_FINITE = "INPUT_NOT_FINITE"
@@ -103,6 +104,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.VERSION_NOT_SERVED: Entry(
             Code.NOT_FOUND,
             "The model is served, but not in the version that the call names. Leave the version at 0 to get whichever the route names.",
+        ),
+        Reason.VERSION_INVALID: Entry(
+            Code.INVALID_ARGUMENT,
+            "A version is a positive number, or the label `champion` or `canary`. Leave it out to get whichever the route names.",
         ),
         Reason.ENTITY_MISMATCH: Entry(
             Code.INVALID_ARGUMENT,

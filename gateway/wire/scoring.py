@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import Dtype
 from gateway.request import Answers, Request, Slice
-from gateway.transport import Call
+from gateway.transport import Call, Reply
 from gateway.v1 import scoring_pb2 as pb
+from gateway.wire import Method
+from gateway.wire.status import refuse
 
 DOUBLE: Final = struct.Struct("<d")
 LAST_DIGITS: Final = tuple(f"{number:03x}" for number in range(4096))
@@ -26,26 +28,15 @@ KINDS: Final[Mapping[str, Dtype]] = MappingProxyType(
 """The type that each kind of a Value stands for."""
 
 
-class Method(NamedTuple):
-    """How one method's messages are read and written."""
-
-    decode: Callable[[Call], Request]
-    encode: Callable[[Slice], bytes]
-    single: bool
-    """Whether a call is for one row, whose error is the call's."""
-
-
 def decode_score(call: Call) -> Request:
     """Reads a ScoreRequest; raises Fault where it is none."""
-    message = _parse(pb.ScoreRequest, call)
-    inputs: dict[str, tuple[Dtype, Sequence[Any]]] = {}
-    for name, value in message.inputs.items():
-        kind = value.WhichOneof("kind")
-        if kind is None:
-            raise Fault(Reason.INPUT_MISMATCH, f"input {name!r} has no value; leave it out to get its default")
-        inputs[name] = KINDS[kind], (getattr(value, kind),)
-    entities = {name: (key,) for name, key in message.entities.items()}
-    return Request(message.model, message.version, entities, inputs, True, call.deadline_ns)
+    return _row(_parse(pb.ScoreRequest, call), call.deadline_ns)
+
+
+def decode_stream(call: Call) -> Request:
+    """Reads a ScoreStreamRequest; raises Fault where it is none."""
+    message = _parse(pb.ScoreStreamRequest, call)
+    return _row(message.row, call.deadline_ns)._replace(id=message.id)
 
 
 def decode_batch(call: Call) -> Request:
@@ -57,7 +48,7 @@ def decode_batch(call: Call) -> Request:
         raise Fault(Reason.ENTITY_MISMATCH, "an entity has two columns; send one per entity")
     if len(inputs) < len(message.inputs):
         raise Fault(Reason.INPUT_MISMATCH, "an input has two columns; send one per input")
-    return Request(message.model, message.version, entities, inputs, False, call.deadline_ns)
+    return Request(message.model, _version(message), call.deadline_ns, entities, inputs)
 
 
 def encode_score(part: Slice) -> bytes:
@@ -75,7 +66,7 @@ def encode_score(part: Slice) -> bytes:
     if answers.decisions:
         encoded += _score_decision(answers.decisions[row])
     if answers.ages_ms is not None and answers.ages_ms[row] >= 0:
-        encoded += b"\x50" + _varint(answers.ages_ms[row])
+        encoded += b"\x50" + varint(answers.ages_ms[row])
     if answers.rankings is not None or answers.defaulted is not None or answers.unknown is not None:
         encoded += pb.ScoreResponse(
             ranking=_labelled(answers.rankings[row]) if answers.rankings else None,
@@ -96,7 +87,7 @@ def _score_decision(decision: str) -> bytes:
     return pb.ScoreResponse(decision=decision).SerializeToString()
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """A number that is not negative, as protobuf writes it."""
     encoded = bytearray()
     while value > 0x7F:
@@ -108,7 +99,7 @@ def _varint(value: int) -> bytes:
 
 def encode_batch(part: Slice) -> bytes:
     """Writes a ScoreBatchResponse."""
-    answers, start, stop = part
+    _, answers, start, stop = part
     n, rows = stop - start, range(start, stop)
     failed = {row - start: answers.errors[row] for row in rows if row in answers.errors} if answers.errors else {}
     response = pb.ScoreBatchResponse(
@@ -146,12 +137,42 @@ def _prediction_ids(answers: Answers, start: int, n: int) -> list[str]:
     return ids
 
 
+def encode_stream(part: Slice) -> bytes:
+    """Writes a ScoreStreamResponse for a row that has a score."""
+    score = encode_score(part)
+    return pb.ScoreStreamResponse(id=part.request.id).SerializeToString() + b"\x12" + varint(len(score)) + score
+
+
+def refuse_stream(request: Request | None, fault: Fault) -> Reply:
+    """The message that says why a row of a stream has no score."""
+    error = pb.RowError(code=fault.code, reason=fault.reason, message=fault.message)
+    return Reply(pb.ScoreStreamResponse(id=request.id if request else "", error=error).SerializeToString())
+
+
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
-        "/gateway.v1.ScoringService/Score": Method(decode_score, encode_score, single=True),
-        "/gateway.v1.ScoringService/ScoreBatch": Method(decode_batch, encode_batch, single=False),
+        "/gateway.v1.ScoringService/Score": Method(decode_score, encode_score, refuse, whole=True),
+        "/gateway.v1.ScoringService/ScoreBatch": Method(decode_batch, encode_batch, refuse, whole=False),
+        "/gateway.v1.ScoringService/ScoreStream": Method(
+            decode_stream, encode_stream, refuse_stream, whole=True, streams=True
+        ),
     }
 )
+
+
+def _row(message: pb.ScoreRequest, deadline_ns: int) -> Request:
+    inputs: dict[str, tuple[Dtype, Sequence[Any]]] = {}
+    for name, value in message.inputs.items():
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            raise Fault(Reason.INPUT_MISMATCH, f"input {name!r} has no value; leave it out to get its default")
+        inputs[name] = KINDS[kind], (getattr(value, kind),)
+    entities = {name: (key,) for name, key in message.entities.items()}
+    return Request(message.model, _version(message), deadline_ns, entities, inputs, single=True)
+
+
+def _version(message: pb.ScoreRequest | pb.ScoreBatchRequest) -> str:
+    return str(message.version) if message.version else ""
 
 
 def _parse(kind: Any, call: Call) -> Any:

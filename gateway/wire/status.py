@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from gateway.contract.errors import DOMAIN, Fault, Reason
+from gateway.request import Request
 from gateway.telemetry import LOG
 from gateway.transport import Reply
 
@@ -20,6 +21,11 @@ def refusal(fault: Fault) -> Reply:
     info.Pack(ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=fault.facts))
     status = Status(code=fault.code, message=fault.message, details=[info])
     return Reply(b"", int(fault.code), fault.message, status.SerializeToString())
+
+
+def refuse(_: Request | None, fault: Fault) -> Reply:
+    """The reply to a unary call that is refused."""
+    return refusal(fault)
 
 
 def internal(error: BaseException) -> Fault:
