@@ -74,6 +74,12 @@ class Loader:
                 found.append(f"{name} waits until feature batch {served.feature_sequence} is applied")
         return found
 
+    def problem(self, model: str) -> str:
+        """What keeps the model's version from being loaded; empty where nothing does."""
+        served = self.table.champions.get(model) if self.table else None
+        failure = self._failures.get(served.digest) if served else None
+        return failure.problem if failure else ""
+
     def read_table(self) -> None:
         """Reads the route table if it was replaced; one that cannot be read leaves the former in force."""
         try:

@@ -23,6 +23,8 @@ AGE_BOUNDS_MS: Final = np.array(
     [1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000], np.int64
 ) * np.int64(1_000)
 """Upper bounds of the buckets of a feature row's age: 1 s to 30 days."""
+RUN_FIGURES: Final = ("runs", "last_ns", *(f"{stage}_ns" for stage in STAGES))
+"""Of each version: how often it ran, when it last did (UTC), and how long the stages took in all."""
 MOST_VERSIONS: Final = 512
 """Versions and models whose figures are kept; those that were silent for longest are forgotten first."""
 
@@ -81,6 +83,9 @@ class Totals:
             place = RESULTS.index(result) if result in RESULTS else len(RESULTS) - 1
             self._version((model, version))[ARMS.index(arm), place] += count
         self._models = {model: ModelTotals(facts) for model, facts in saved.get("models", {}).items()}
+        self._runs = {
+            (model, version): _array(figures, (len(RUN_FIGURES),)) for model, version, *figures in saved.get("runs", ())
+        }
 
     def add(self, blocks: Iterable[Block]) -> None:
         """Adds blocks, those of one version together: a block of one row costs little more than its reading."""
@@ -96,6 +101,7 @@ class Totals:
             counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
             stages_ns = np.array([block.stages_ns for block in group], np.int64)
             self._model(key[0]).add(rows, stages_ns)
+            self._add_runs(key, group, stages_ns)
 
     def facts(self) -> dict[str, Any]:
         """All figures as JSON, which `Totals(saved)` takes back."""
@@ -107,7 +113,19 @@ class Totals:
                 for arm, result in np.argwhere(counts)
             ],
             "models": {model: totals.facts() for model, totals in self._models.items()},
+            "runs": [[model, version, *figures.tolist()] for (model, version), figures in self._runs.items()],
         }
+
+    def _add_runs(self, key: tuple[str, int], group: list[Block], stages_ns: Counts) -> None:
+        figures = self._runs.pop(key, None)
+        if figures is None:
+            figures = np.zeros(len(RUN_FIGURES), np.int64)
+        figures[0] += len(group)
+        figures[1] = group[-1].time_ns
+        figures[2:] += stages_ns.sum(axis=0)
+        self._runs[key] = figures
+        if len(self._runs) > MOST_VERSIONS:
+            del self._runs[next(iter(self._runs))]
 
     def _version(self, key: tuple[str, int]) -> Counts:
         counts = self._rows.pop(key, None)

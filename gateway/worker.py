@@ -8,19 +8,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import uvloop
 
-from gateway.board import Board
+from gateway.board import Board, BoardReader
 from gateway.config import Config
 from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.loader import Loader
-from gateway.pipeline import Pipeline
+from gateway.pipeline import Pipeline, Snapshot
 from gateway.telemetry import log
 from gateway.transport.grpcio import GrpcioTransport
-from gateway.wire.scoring import METHODS
+from gateway.wire.methods import METHODS
+from gateway.wire.repository import Repository
 
 BEAT_S: Final = 0.05
 
@@ -36,7 +38,9 @@ async def _serve(config: Config, index: int) -> None:
     )
     pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes)
     loader = Loader(config.routes_path, config.artifacts_path, pipeline)
-    transport = GrpcioTransport(config, tuple(METHODS), pipeline.process)
+    served = ServedHere(config, pipeline, loader)
+    streams = {name: method.streams for name, method in METHODS.items()}
+    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods())
     pulse = Pulse(config, index, pipeline, loader, transport)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +61,33 @@ async def _serve(config: Config, index: int) -> None:
     beating.cancel()
     for task in ended:
         task.result()  # a loader that ended by an error ends the worker by it
+
+
+class ServedHere:
+    """What the calls about models see of this worker."""
+
+    def __init__(self, config: Config, pipeline: Pipeline, loader: Loader) -> None:
+        self._pipeline = pipeline
+        self._loader = loader
+        self._observer = BoardReader(config.run_path / "observer.board")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is served now."""
+        return self._pipeline.snapshot
+
+    def ready(self) -> bool:
+        """Whether inference calls are taken."""
+        return self._loader.ready
+
+    def problem(self, model: str) -> str:
+        """What keeps a model from being loaded."""
+        return self._loader.problem(model)
+
+    def totals(self) -> Mapping[str, Any]:
+        """What the observer has added up."""
+        found: Mapping[str, Any] = (self._observer.read() or {}).get("totals", {})
+        return found
 
 
 class Pulse:

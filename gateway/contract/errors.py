@@ -51,6 +51,7 @@ class Reason(StrEnum):
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
     METHOD_UNKNOWN = "METHOD_UNKNOWN"
+    LOADING_GOVERNED = "LOADING_GOVERNED"
     INTERNAL = "INTERNAL"
     # Administration
     UNAUTHENTICATED = "UNAUTHENTICATED"
@@ -151,6 +152,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.DRAINING: Entry(Code.UNAVAILABLE, "The gateway is shutting down. Safe to repeat on another connection."),
         Reason.METHOD_UNKNOWN: Entry(
             Code.UNIMPLEMENTED, "The server has no such method. Compare the protos of client and server."
+        ),
+        Reason.LOADING_GOVERNED: Entry(
+            Code.UNIMPLEMENTED,
+            "A client asked the gateway to load or unload a model. What is loaded follows the route table, which the control plane derives from approvals: `interlock model promote` and `interlock model retire` change it.",
         ),
         Reason.INTERNAL: Entry(
             Code.INTERNAL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gateway.config import Config
 from gateway.contract.errors import Code, Fault, Reason
 from gateway.transport import Call, Process, Reply
-from gateway.wire.status import refusal
+from gateway.wire.status import internal, refusal
 
 RETRY_PUSHBACK_MS: Final = "50"
 """When an overloaded worker's caller may come back; half a second of queue drains in less."""
@@ -57,12 +57,19 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
 
 
 class GrpcioTransport(grpc.GenericRpcHandler):
-    """Serves the methods that `process` answers, and health beside them.
+    """Serves the methods that `process` answers, others that are answered at once, and health beside them.
 
-    `methods` are full names; whatever else is called is answered METHOD_UNKNOWN.
+    `methods` are full names, with whether each streams; `others` are unary, and raise Fault for what they refuse.
+    Whatever else is called is answered METHOD_UNKNOWN.
     """
 
-    def __init__(self, config: Config, methods: Sequence[str], process: Process) -> None:
+    def __init__(
+        self,
+        config: Config,
+        methods: Mapping[str, bool],
+        process: Process,
+        others: Mapping[str, Callable[[bytes], bytes]],
+    ) -> None:
         self.config = config
         self.process = process
         self._pending: list[tuple[Call, asyncio.Future[Reply]]] = []
@@ -73,7 +80,13 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         self._refused = False
         self.health = health.aio.HealthServicer()
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            name: grpc.unary_unary_rpc_method_handler(self._behaviour(name)) for name in methods
+            name: grpc.stream_stream_rpc_method_handler(self._stream(name))
+            if streams
+            else grpc.unary_unary_rpc_method_handler(self._behaviour(name))
+            for name, streams in methods.items()
+        }
+        self._handlers |= {
+            name: grpc.unary_unary_rpc_method_handler(_at_once(answer)) for name, answer in others.items()
         }
         self._overload = refusal(
             Fault(
@@ -108,7 +121,10 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 
     async def _say_farewell(self) -> None:
         """Refuses calls until none comes: grpc.aio cancels one that arrives in the turn in which its server stops."""
-        self._handlers = dict.fromkeys(self._handlers, grpc.unary_unary_rpc_method_handler(self._farewell))
+        farewell: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._farewell)
+        self._handlers = {
+            name: handler if handler.request_streaming else farewell for name, handler in self._handlers.items()
+        }
         deadline_ns = time.monotonic_ns() + min(LONGEST_FAREWELL_MS, self.config.drain_ms) * 1_000_000
         self._refused = True
         while self._refused and time.monotonic_ns() < deadline_ns:
@@ -148,6 +164,22 @@ class GrpcioTransport(grpc.GenericRpcHandler):
     def in_flight(self) -> int:
         """Calls accepted and not yet answered."""
         return len(self._pending)
+
+    def _stream(self, method: str) -> Callable[[Any, Any], Any]:
+        default_ns = self.config.default_deadline_ms * 1_000_000
+
+        async def behaviour(
+            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+        ) -> AsyncIterator[bytes]:
+            async for request in requests:
+                if self.in_flight >= self.config.max_in_flight:
+                    self.overloaded += 1
+                    await _abort(context, self._overload)
+                call = Call(method, request, time.monotonic_ns() + default_ns)
+                reply = await self._enqueue(call) if self._busy else self._answer_alone(call)
+                yield reply.body
+
+        return behaviour
 
     def _answer_alone(self, call: Call) -> Reply:
         """Answers a call without waiting for others; the next one in so many looks whether others are on their way."""
@@ -194,6 +226,19 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], reply: Reply) -> None:
     trailers = (*context.trailing_metadata(), ("grpc-status-details-bin", reply.details))
     await context.abort(STATUS[reply.code], reply.message, trailers)
+
+
+def _at_once(answer: Callable[[bytes], bytes]) -> Callable[[bytes, Any], Any]:
+    async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        try:
+            return answer(request)
+        except Fault as fault:
+            await _abort(context, refusal(fault))
+        except Exception as error:  # a fault of ours: the caller learns an id, and nothing else
+            await _abort(context, refusal(internal(error)))
+        raise AssertionError(Code.INTERNAL)  # abort has raised
+
+    return behaviour
 
 
 def _unknown(method: str) -> Callable[[bytes, Any], Any]:

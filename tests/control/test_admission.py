@@ -34,7 +34,8 @@ from control.registry.admission.gate import AT_ONCE, WAITING, Admission, Candida
 from control.registry.admission.report import Check, Limits, Refused, report_from_json
 from gateway.contract.document import ModelDocument
 from gateway.contract.errors import Fault, Reason
-from tests.control.hostile import CORPUS, DOCUMENT, GOLDEN, Case, good, slow
+from tests.control.hostile import CORPUS
+from tests.control.hostile_models import DOCUMENT, GOLDEN, Case, good, slow
 from tests.control.hostile_runner import Examiner
 from tests.support import STRESS, until
 

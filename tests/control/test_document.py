@@ -13,7 +13,7 @@ from control.registry.document import MAX_BYTES, load_yaml, read_model, read_vie
 from control.registry.init import draft, slug
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import FeatureView
-from tests.control.hostile import DRAFTED, good
+from tests.control.hostile_models import DRAFTED, good
 
 GOOD = f"""\
 name: churn

@@ -24,7 +24,8 @@ from control.server import ControlPlane
 from control.v1 import features_pb2
 from control.v1 import registry_pb2 as pb
 from gateway.contract.errors import Fault, Reason
-from tests.control.hostile import CORPUS, DOCUMENT, GOLDEN, good
+from tests.control.hostile import CORPUS
+from tests.control.hostile_models import DOCUMENT, GOLDEN, good
 from tests.control.planes import Client, Process, Refusal, client_for, key, refusal, running, token_for
 from tests.support import STRESS, until
 
