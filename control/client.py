@@ -150,6 +150,19 @@ class ControlPlane(Connection):
         )
         return self.call(self._rollout.PromoteVersion, request, CHANGE_S + wait_s)
 
+    def roll_back(
+        self, model: str, to_version: int = 0, reason: str = "", wait_s: float = 0, key: str = ""
+    ) -> rollout_pb2.RollBackResponse:
+        """Makes a former champion answer again (0: the last one), and waits up to `wait_s` for the gateways."""
+        request = rollout_pb2.RollBackRequest(
+            idempotency_key=key or new_key(),
+            model=model,
+            to_version=to_version,
+            reason=reason,
+            wait_ms=int(wait_s * 1000),
+        )
+        return self.call(self._rollout.RollBack, request, CHANGE_S + wait_s)
+
     def retire(self, model: str, version: int, reason: str, key: str = "") -> int:
         """Takes a version out of use; returns the number of the audit entry that says so."""
         request = rollout_pb2.RetireVersionRequest(

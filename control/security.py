@@ -57,6 +57,7 @@ POLICY: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         "/control.v1.GovernanceService/ListAudit": READERS,
         "/control.v1.GovernanceService/VerifyAudit": READERS,
         "/control.v1.RolloutService/PromoteVersion": MOVERS,
+        "/control.v1.RolloutService/RollBack": MOVERS,
         "/control.v1.RolloutService/RetireVersion": MOVERS,
         "/control.v1.RolloutService/GetStatus": READERS,
         "/control.v1.DataPlaneService/WatchRoutes": GATEWAYS,

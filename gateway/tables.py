@@ -28,8 +28,8 @@ EMPTY: Final = Table(b"", "", 0, ())
 def read_table(raw: bytes) -> Table:
     """Reads a serialized table; raises ValueError for one that the workers could not read."""
     parsed = parse_routes(raw)
-    champions = parsed.champions.values()
-    digests = {digest for served in champions for digest in (served.model_sha256, served.golden_sha256)}
+    named = [*parsed.champions.values(), *(served for kept in parsed.kept.values() for served in kept)]
+    digests = {digest for served in named for digest in (served.model_sha256, served.golden_sha256)}
     return Table(raw, parsed.history_id, parsed.revision, tuple(sorted(digests)))
 
 

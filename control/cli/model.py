@@ -160,7 +160,7 @@ def promote(
     """Makes an approved version the one that answers, and waits until the gateways confirm it."""
     answer = session.control.promote(*version, wait_s=wait_s)
     words = text(f"{version} answers by revision {answer.revision}.", "green")
-    session.out.result(answer, words, text(_confirmation(answer.confirmed, answer.pending, wait_s)))
+    session.out.result(answer, words, text(confirmation(answer.confirmed, answer.pending, wait_s)))
     session.out.note(f"Next: interlock status {version.model}{session.same_flags}")
     if answer.pending and wait_s:
         raise typer.Exit(1)
@@ -231,7 +231,8 @@ def _versions_table(versions: Sequence[registry_pb2.Version]) -> RenderableType:
     return table(("version", "stage", "status", "submitted by", "when", "approved by", "digest"), rows)
 
 
-def _confirmation(confirmed: Sequence[str], pending: Sequence[str], wait_s: float) -> str:
+def confirmation(confirmed: Sequence[str], pending: Sequence[str], wait_s: float) -> str:
+    """Which gateways confirm a change of who answers, in words."""
     if pending:
         return f"Not confirmed within {wait_s:g} s by {', '.join(pending)}; `interlock status` says what keeps them."
     return f"Confirmed by {', '.join(confirmed)}." if confirmed else "No gateway is connected to confirm it."

@@ -84,11 +84,12 @@ def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:
             moment(m.since_ns),
             m.promoted_by,
             ", ".join(m.approved_by),
-            f"{m.model}/{m.standby_version}" if m.standby_version else "",
+            ", ".join(str(version) for version in m.kept_versions),
+            f"{m.last_change.action} {m.last_change.subject} by {m.last_change.actor}, {moment(m.last_change.time_ns)}",
         )
         for m in found.models
     )
-    return table(("model", "answers", "since", "promoted by", "approved by", "standby"), rows)
+    return table(("model", "answers", "since", "put there by", "approved by", "kept", "last change"), rows)
 
 
 def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:

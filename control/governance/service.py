@@ -32,6 +32,7 @@ from control.v1.governance_pb2_grpc import GovernanceServiceServicer
 from gateway.contract.errors import Fault, Reason
 
 MOST_ENTRIES: Final = 1000
+VOID: Final = "void"
 DECISIONS: Final = {Event.APPROVE: "approved", Event.REJECT: "rejected"}
 
 
@@ -57,8 +58,11 @@ class GovernanceService(GovernanceServiceServicer):
         with self._store.read() as connection:
             model_names(connection, request.model)
             waiting = versions_in(connection, frozenset({Stage.REGISTERED}), request.model)
+            undone = {r[:2] for r in versions_in(connection, frozenset({Stage.ROLLED_BACK}), request.model)}
             given = decisions_on(connection, request.model)
         waiting.sort(key=lambda record: record.submitted_at_ns, reverse=True)
+        # What was rolled back since needs a new approval.
+        given = [decision._replace(decision=VOID) if decision[:2] in undone else decision for decision in given]
         return pb.ListApprovalsResponse(
             approvals=[_pending(record) for record in waiting] + [_approval(decision) for decision in given]
         )

@@ -126,7 +126,11 @@ def table_message(table: RouteTable) -> pb.RouteTable:
 
 
 def _route(route: ModelRoute) -> pb.ModelRoute:
-    return pb.ModelRoute(model=route.model, champion=pb.ServedVersion(**route.champion._asdict()))
+    return pb.ModelRoute(
+        model=route.model,
+        champion=pb.ServedVersion(**route.champion._asdict()),
+        kept=[pb.ServedVersion(**former._asdict()) for former in route.kept],
+    )
 
 
 def _batch(batch: Batch) -> pb.FeatureBatch:

@@ -32,6 +32,8 @@ class Event(StrEnum):
     REJECT = "reject"
     PROMOTE = "promote"
     SUPERSEDE = "supersede"
+    ROLL_BACK = "roll_back"
+    REINSTATE = "reinstate"
     RETIRE = "retire"
 
 
@@ -43,6 +45,11 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = MappingProxyType(
         (Stage.STANDBY, Event.PROMOTE): Stage.CHAMPION,
         (Stage.CHAMPION, Event.SUPERSEDE): Stage.STANDBY,
         (Stage.STANDBY, Event.SUPERSEDE): Stage.APPROVED,
+        (Stage.CHAMPION, Event.ROLL_BACK): Stage.ROLLED_BACK,
+        (Stage.STANDBY, Event.REINSTATE): Stage.CHAMPION,
+        (Stage.APPROVED, Event.REINSTATE): Stage.CHAMPION,
+        (Stage.ROLLED_BACK, Event.APPROVE): Stage.APPROVED,
+        (Stage.ROLLED_BACK, Event.RETIRE): Stage.RETIRED,
         (Stage.REGISTERED, Event.RETIRE): Stage.RETIRED,
         (Stage.REJECTED, Event.RETIRE): Stage.RETIRED,
         (Stage.APPROVED, Event.RETIRE): Stage.RETIRED,

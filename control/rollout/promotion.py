@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from control.rollout.lifecycle import Event, Stage, advance
+from control.rollout.routes import is_former
 from control.rollout.version import VersionRecord
 from gateway.contract.document import document_from_json
 from gateway.contract.errors import Fault, Reason
@@ -15,10 +16,11 @@ def check_promotable(record: VersionRecord, approved_by: Sequence[str], newest: 
 
     `newest` is the newest batch of each view that was materialized, by its hash.
     """
-    if record.stage is Stage.REGISTERED or not approved_by:
+    if record.stage in (Stage.REGISTERED, Stage.ROLLED_BACK) or not approved_by:
         raise Fault(
             Reason.APPROVAL_MISSING,
-            f"{record.subject} ({record.stage}) has no approval of its digest {record.digest[:12]}; "
+            f"{record.subject} ({record.stage}) has no {'new ' if approved_by else ''}approval of its digest "
+            f"{record.digest[:12]}; "
             f"`interlock approval approve {record.subject}` gives one, by somebody else than {record.submitted_by}",
         )
     views = document_from_json(record.document_json).views
@@ -43,6 +45,33 @@ def promotion_moves(record: VersionRecord, holders: Sequence[VersionRecord]) -> 
     moves = [_moved(holder, Event.SUPERSEDE) for holder in first_standby]
     stepped_down = next((move for move in moves if move.version == record.version), record)
     return [*moves, _moved(stepped_down, Event.PROMOTE)]
+
+
+def rollback_target(model: str, known: Sequence[VersionRecord], to_version: int) -> VersionRecord:
+    """The version to step back to: the one that is named, else the champion before; a fault where there is none.
+
+    `known` are the versions of the model that are or were champion.
+    """
+    former = sorted((record for record in known if is_former(record)), key=lambda record: -record.champion_sequence)
+    chosen = next((record for record in former if to_version in (0, record.version)), None)
+    if chosen is not None:
+        return chosen
+    able = ", ".join(str(record.version) for record in former)
+    wish = f"version {to_version} was never its champion, or needs a new approval" if to_version else "none was before"
+    raise Fault(
+        Reason.TRANSITION_REFUSED,
+        f"{model} cannot be rolled back: {wish}; "
+        + (f"it can go back to {able}" if able else f"`interlock model stop {model}` ends its answers"),
+        model=model,
+    )
+
+
+def rollback_moves(champion: VersionRecord, target: VersionRecord) -> list[VersionRecord]:
+    """The champion and the one that comes back, as they become, in an order in which no two hold one place.
+
+    What comes back keeps the feature batch it waited for, which every gateway has applied: it answers at once.
+    """
+    return [_moved(champion, Event.ROLL_BACK)._replace(champion_sequence=0), _moved(target, Event.REINSTATE)]
 
 
 def retired(record: VersionRecord) -> VersionRecord:

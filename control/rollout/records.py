@@ -19,6 +19,15 @@ class StageChange(NamedTuple):
     time_ns: int
 
 
+class LastChange(NamedTuple):
+    """The newest audit entry about a model or a version of it."""
+
+    action: str
+    subject: str
+    actor: str
+    time_ns: int
+
+
 _COLUMNS = [versions.c[name] for name in VersionRecord._fields]
 
 
@@ -44,12 +53,25 @@ def versions_in(connection: Connection, stages: frozenset[Stage], model: str = "
     return [_version(row) for row in rows]
 
 
+def ever_champions(connection: Connection, model: str = "") -> list[VersionRecord]:
+    """The versions that are or were champion and were not rolled back since: all that the route table is made of."""
+    query = select(*_COLUMNS).where(versions.c.champion_sequence > 0)
+    if model:
+        query = query.where(versions.c.model == model)
+    return [_version(row) for row in connection.execute(query)]
+
+
 def save(connection: Connection, record: VersionRecord) -> None:
-    """Stores what can change of a version: its stage, the audit entry of that, and the feature batch it waits for."""
+    """Stores what can change of a version: its stage, the audit entries of that, and the feature batch it waits for."""
     connection.execute(
         update(versions)
         .where(versions.c.model == record.model, versions.c.version == record.version)
-        .values(stage=record.stage, stage_sequence=record.stage_sequence, feature_sequence=record.feature_sequence)
+        .values(
+            stage=record.stage,
+            stage_sequence=record.stage_sequence,
+            feature_sequence=record.feature_sequence,
+            champion_sequence=record.champion_sequence,
+        )
     )
 
 
@@ -76,6 +98,16 @@ def stage_change(connection: Connection, record: VersionRecord) -> StageChange:
         select(audit.c.actor, audit.c.time_ns).where(audit.c.sequence == record.stage_sequence)
     ).one()
     return StageChange(row.actor, row.time_ns)
+
+
+def last_change(connection: Connection, model: str) -> LastChange:
+    """What happened last to a registered model."""
+    subject = audit.c.subject
+    # "0" is the character after "/": the range of everything that is below the model.
+    about = (subject == model) | ((subject >= f"{model}/") & (subject < f"{model}0"))
+    newest = select(*(audit.c[name] for name in LastChange._fields)).where(about).order_by(audit.c.sequence.desc())
+    row = connection.execute(newest.limit(1)).one_or_none()
+    return LastChange(*row) if row else LastChange("", "", "", 0)
 
 
 def model_names(connection: Connection, model: str = "") -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from control.rollout.lifecycle import Stage
 from control.rollout.version import PinnedViewRecord, VersionRecord
 from gateway.contract.document import document_from_json
+
+KEPT: Final = 3
+"""How many former champions of a model stay available, beside the one that answers."""
 
 
 class ServedVersion(NamedTuple):
@@ -26,6 +29,8 @@ class ModelRoute(NamedTuple):
 
     model: str
     champion: ServedVersion
+    kept: tuple[ServedVersion, ...] = ()
+    """Former champions to step back to, the last one first."""
 
 
 class RouteTable(NamedTuple):
@@ -47,16 +52,33 @@ def pinned_hashes(records: Iterable[VersionRecord]) -> frozenset[str]:
 def derive(history_id: str, records: Iterable[VersionRecord], views: Mapping[str, PinnedViewRecord]) -> RouteTable:
     """The one table that these records make, in whatever order they come.
 
-    A champion leaves only by the entry that makes another one, so the newest entry that made a champion is the newest
-    one that changed the table.
+    A champion leaves only by the entry that makes another one, so the newest entry that moved a version which is or was
+    champion is the newest one that changed the table.
     """
-    champions = sorted(record for record in records if record.stage is Stage.CHAMPION)
+    known = sorted(records)
+    champions = [record for record in known if record.stage is Stage.CHAMPION]
+    kept = {record.model: kept_versions(known, record.model) for record in champions}
+    named = [*champions, *(record for former in kept.values() for record in former)]
     return RouteTable(
         history_id,
-        max((record.stage_sequence for record in champions), default=0),
-        tuple(ModelRoute(record.model, _served(record)) for record in champions),
-        tuple(views[view_hash] for view_hash in sorted(pinned_hashes(champions))),
+        max((record.stage_sequence for record in known if record in champions or record.champion_sequence), default=0),
+        tuple(
+            ModelRoute(record.model, _served(record), tuple(_served(former) for former in kept[record.model]))
+            for record in champions
+        ),
+        tuple(views[view_hash] for view_hash in sorted(pinned_hashes(named))),
     )
+
+
+def kept_versions(records: Iterable[VersionRecord], model: str) -> list[VersionRecord]:
+    """The former champions of a model whose artifacts and views stay on every gateway, the last one first."""
+    former = [record for record in records if record.model == model and is_former(record)]
+    return sorted(former, key=lambda record: -record.champion_sequence)[:KEPT]
+
+
+def is_former(record: VersionRecord) -> bool:
+    """Whether a version was champion, may be again without a new approval, and is not now."""
+    return record.champion_sequence > 0 and record.stage in (Stage.STANDBY, Stage.APPROVED)
 
 
 def _served(record: VersionRecord) -> ServedVersion:

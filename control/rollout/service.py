@@ -10,10 +10,12 @@ from sqlalchemy import Connection
 
 from control.rollout.hub import Gateway, Hub
 from control.rollout.lifecycle import Stage
-from control.rollout.promotion import check_promotable, promotion_moves, retired
+from control.rollout.promotion import check_promotable, promotion_moves, retired, rollback_moves, rollback_target
 from control.rollout.records import (
     approvers,
+    ever_champions,
     find_version,
+    last_change,
     model_names,
     newest_batch,
     newest_batches,
@@ -22,7 +24,7 @@ from control.rollout.records import (
     versions_in,
     views_by_hash,
 )
-from control.rollout.routes import RouteTable, derive, pinned_hashes
+from control.rollout.routes import RouteTable, derive, kept_versions, pinned_hashes
 from control.rollout.status import problems_of
 from control.rollout.version import VersionRecord
 from control.security import caller
@@ -46,8 +48,7 @@ class RolloutService(RolloutServiceServicer):
 
     def PromoteVersion(self, request: pb.PromoteVersionRequest, context: ServicerContext) -> pb.PromoteVersionResponse:
         """Makes the version champion, then waits outside of the commit for gateways to confirm."""
-        if not 0 <= request.wait_ms <= LONGEST_WAIT_MS:
-            raise Fault(Reason.ARGUMENT_INVALID, f"wait_ms: 0 to {LONGEST_WAIT_MS}, in milliseconds")
+        _check_wait(request.wait_ms)
 
         def change(unit: Unit) -> bytes:
             revision = promote(unit, request.model, request.version)
@@ -64,11 +65,28 @@ class RolloutService(RolloutServiceServicer):
         response.pending.extend(found.pending)
         return response
 
+    def RollBack(self, request: pb.RollBackRequest, context: ServicerContext) -> pb.RollBackResponse:
+        """Makes a former champion answer again, then waits outside of the commit for gateways to confirm."""
+        _check_wait(request.wait_ms)
+        reason = _checked_reason(request.reason)
+
+        def change(unit: Unit) -> bytes:
+            return roll_back(unit, request.model, request.to_version, reason).SerializeToString()
+
+        plain = pb.RollBackRequest(model=request.model, to_version=request.to_version, reason=reason)
+        actor = caller(context).actor
+        content = plain.SerializeToString(deterministic=True)
+        answer = once(self._store, actor, request.idempotency_key, "RollBack", content, change)
+        self.publish()
+        response = pb.RollBackResponse.FromString(answer)
+        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
+        response.confirmed.extend(found.confirmed)
+        response.pending.extend(found.pending)
+        return response
+
     def RetireVersion(self, request: pb.RetireVersionRequest, context: ServicerContext) -> pb.RetireVersionResponse:
         """Takes a version that does not answer out of use for good."""
-        reason = request.reason.strip()
-        if len(reason) > LONGEST_REASON:
-            raise Fault(Reason.ARGUMENT_INVALID, f"reason: at most {LONGEST_REASON} characters, this has {len(reason)}")
+        reason = _checked_reason(request.reason)
 
         def change(unit: Unit) -> bytes:
             record = find_version(unit.connection, request.model, request.version)
@@ -79,9 +97,9 @@ class RolloutService(RolloutServiceServicer):
 
         content = request.SerializeToString(deterministic=True)
         actor = caller(context).actor
-        return pb.RetireVersionResponse.FromString(
-            once(self._store, actor, request.idempotency_key, "RetireVersion", content, change)
-        )
+        answer = once(self._store, actor, request.idempotency_key, "RetireVersion", content, change)
+        self.publish()  # a former champion that is retired is kept no longer
+        return pb.RetireVersionResponse.FromString(answer)
 
     def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """The records of one snapshot beside the gateways' last reports."""
@@ -124,13 +142,46 @@ def promote(unit: Unit, model: str, version: int) -> int:
     *superseded, promoted = promotion_moves(record, holders)
     for move in superseded:
         save(unit.connection, move._replace(stage_sequence=sequence))
-    save(unit.connection, promoted._replace(stage_sequence=sequence, feature_sequence=feature_sequence))
+    save(
+        unit.connection,
+        promoted._replace(stage_sequence=sequence, champion_sequence=sequence, feature_sequence=feature_sequence),
+    )
     return sequence
 
 
+def roll_back(unit: Unit, model: str, to_version: int, reason: str) -> pb.RollBackResponse:
+    """Puts a former champion in the champion's place within the unit, and says which in which."""
+    model_names(unit.connection, model)
+    known = ever_champions(unit.connection, model)
+    champion = next((record for record in known if record.stage is Stage.CHAMPION), None)
+    if champion is None:
+        raise Fault(Reason.TRANSITION_REFUSED, f"{model} has no champion, so there is nothing to roll back")
+    if champion.version == to_version:
+        raise Fault(Reason.TRANSITION_REFUSED, f"{champion.subject} is the champion already")
+    target = rollback_target(model, known, to_version)
+    facts = {"digest": champion.digest, "to_version": target.version, "to_digest": target.digest, "reason": reason}
+    sequence = unit.record("version.roll_back", champion.subject, facts)
+    rolled_back, reinstated = rollback_moves(champion, target)
+    save(unit.connection, rolled_back._replace(stage_sequence=sequence))
+    save(unit.connection, reinstated._replace(stage_sequence=sequence, champion_sequence=sequence))
+    return pb.RollBackResponse(revision=sequence, from_version=champion.version, to_version=target.version)
+
+
+def _check_wait(wait_ms: int) -> None:
+    if not 0 <= wait_ms <= LONGEST_WAIT_MS:
+        raise Fault(Reason.ARGUMENT_INVALID, f"wait_ms: 0 to {LONGEST_WAIT_MS}, in milliseconds")
+
+
+def _checked_reason(given: str) -> str:
+    reason = given.strip()
+    if len(reason) > LONGEST_REASON:
+        raise Fault(Reason.ARGUMENT_INVALID, f"reason: at most {LONGEST_REASON} characters, this has {len(reason)}")
+    return reason
+
+
 def _table(connection: Connection, history_id: str) -> RouteTable:
-    champions = versions_in(connection, frozenset({Stage.CHAMPION}))
-    return derive(history_id, champions, views_by_hash(connection, pinned_hashes(champions)))
+    known = ever_champions(connection)
+    return derive(history_id, known, views_by_hash(connection, pinned_hashes(known)))
 
 
 def _model_status(
@@ -145,6 +196,8 @@ def _model_status(
         model=model,
         standby_version=standby.version if standby else 0,
         problems=problems_of(model, champion, gateways),
+        kept_versions=[record.version for record in kept_versions(ever_champions(connection, model), model)],
+        last_change=pb.LastChange(**last_change(connection, model)._asdict()),
     )
     if champion:
         change = stage_change(connection, champion)

@@ -21,6 +21,8 @@ class VersionRecord(NamedTuple):
     submitted_by: str
     submitted_at_ns: int
     feature_sequence: int
+    champion_sequence: int = 0
+    """The audit entry that last made it champion; 0 where none did, or where it was rolled back since."""
 
     @property
     def subject(self) -> str:

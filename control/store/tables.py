@@ -89,6 +89,7 @@ versions: Final = Table(
     Column("submitted_by", Text, nullable=False),
     Column("submitted_at_ns", BigInteger, nullable=False),
     Column("feature_sequence", BigInteger, nullable=False, server_default=text("0")),
+    Column("champion_sequence", BigInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("model", "version", "digest", "submitted_by", name="what_approvals_refer_to"),
     Index("one_champion", "model", unique=True, sqlite_where=text("stage = 'champion'")),
     Index("one_standby", "model", unique=True, sqlite_where=text("stage = 'standby'")),
@@ -98,7 +99,8 @@ versions: Final = Table(
 Triggers of the migration let none begin but as registered, change its content, or come into traffic without an
 approval of its digest.
 
-`feature_sequence` is the newest batch of the pinned views when the version was last promoted.
+`feature_sequence` is the newest batch of the pinned views when the version was last promoted, `champion_sequence` the
+audit entry that last made it champion: 0 where none did, or where it was rolled back since.
 """
 
 approvals: Final = Table(
@@ -112,7 +114,8 @@ approvals: Final = Table(
     Column("decision", Text, nullable=False),
     Column("decided_at_ns", BigInteger, nullable=False),
     Column("comment", Text, nullable=False),
-    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    # In the key: a version that was rolled back may be approved again, also by the one who approved it before.
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), primary_key=True, autoincrement=False),
     # Together: an approval is of exactly the registered digest, and not by the one who submitted it.
     ForeignKeyConstraint(
         ("model", "version", "digest", "submitted_by"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -37,6 +38,8 @@ class RouteTable(NamedTuple):
     history_id: str
     revision: int
     champions: Mapping[str, ServedVersion]
+    kept: Mapping[str, tuple[ServedVersion, ...]] = MappingProxyType({})
+    """Former champions, the last one first: on disk, to step back to, and not loaded."""
 
 
 def parse_routes(raw: bytes) -> RouteTable:
@@ -50,13 +53,14 @@ def parse_routes(raw: bytes) -> RouteTable:
     try:
         views = {view.hash: view_from_json(view.definition_json) for view in message.views}
         champions = {route.model: _served(route.model, route.champion, views) for route in message.models}
+        kept = {route.model: tuple(_served(route.model, one, views) for one in route.kept) for route in message.models}
     except ValidationError as error:
         raise ValueError(
             f"the route table holds a definition that this gateway cannot read: {explain(error)}"
         ) from None
     if wrong := [name for name, view in views.items() if view.digest() != name]:
         raise ValueError(f"view {wrong[0]} is not the definition that its hash names")
-    return RouteTable(message.history_id, message.revision, champions)
+    return RouteTable(message.history_id, message.revision, champions, kept)
 
 
 def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureView]) -> ServedVersion:

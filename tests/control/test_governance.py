@@ -141,7 +141,7 @@ def test_the_store_itself_lets_no_version_into_traffic_without_an_approval(plane
         "UPDATE approvals SET decided_by = 'eve' WHERE model = 'fixed'",
         "DELETE FROM approvals WHERE model = 'fixed'",
         "INSERT INTO versions SELECT model, 99, 'champion', stage_sequence, digest, task, document_json, manifest_json,"
-        " admission_json, model_sha256, golden_sha256, submitted_by, submitted_at_ns, feature_sequence FROM versions"
+        " admission_json, model_sha256, golden_sha256, submitted_by, submitted_at_ns, feature_sequence, 0 FROM versions"
         " WHERE model = 'fixed'",
     ],
 )

@@ -55,7 +55,14 @@ def test_retired_and_rejected_versions_never_come_back() -> None:
 
 def test_the_champion_cannot_be_retired() -> None:
     """It leaves only by another taking its place."""
-    assert [event for stage, event in TRANSITIONS if stage is Stage.CHAMPION] == [Event.SUPERSEDE]
+    leaving = {event for stage, event in TRANSITIONS if stage is Stage.CHAMPION}
+    assert leaving == {Event.SUPERSEDE, Event.ROLL_BACK}
+
+
+def test_a_version_that_was_rolled_back_answers_again_only_after_a_new_approval() -> None:
+    """APPROVE leads out of ROLLED_BACK, and RETIRE, and nothing else."""
+    leaving = {event for stage, event in TRANSITIONS if stage is Stage.ROLLED_BACK}
+    assert leaving == {Event.APPROVE, Event.RETIRE}
 
 
 def test_a_standby_can_be_promoted_back() -> None:

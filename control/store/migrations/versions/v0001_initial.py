@@ -44,6 +44,17 @@ TRIGGERS = (
     )
     BEGIN SELECT RAISE(ABORT, 'no approval of this digest'); END
     """,
+    """
+    CREATE TRIGGER rolled_back_needs_new_approval BEFORE UPDATE OF stage ON versions
+    WHEN OLD.stage = 'rolled_back' AND NEW.stage <> 'retired' AND NOT (
+        NEW.stage = 'approved' AND EXISTS (
+            SELECT 1 FROM approvals
+            WHERE model = NEW.model AND version = NEW.version AND digest = NEW.digest AND decision = 'approved'
+            AND sequence = NEW.stage_sequence AND sequence > OLD.stage_sequence
+        )
+    )
+    BEGIN SELECT RAISE(ABORT, 'rolled back since its approval'); END
+    """,
 )
 
 
@@ -145,6 +156,7 @@ def upgrade() -> None:
         sa.Column("submitted_by", sa.Text(), nullable=False),
         sa.Column("submitted_at_ns", sa.BigInteger(), nullable=False),
         sa.Column("feature_sequence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("champion_sequence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(
             ["golden_sha256"],
             ["artifacts.sha256"],
@@ -176,7 +188,7 @@ def upgrade() -> None:
         sa.Column("decision", sa.Text(), nullable=False),
         sa.Column("decided_at_ns", sa.BigInteger(), nullable=False),
         sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.CheckConstraint("decision IN ('approved', 'rejected')", name="decisions"),
         sa.CheckConstraint("lower(decided_by) <> lower(submitted_by)", name="two_people"),
         sa.ForeignKeyConstraint(
@@ -187,7 +199,7 @@ def upgrade() -> None:
             ["sequence"],
             ["audit.sequence"],
         ),
-        sa.PrimaryKeyConstraint("model", "version", "decided_by"),
+        sa.PrimaryKeyConstraint("model", "version", "decided_by", "sequence"),
     )
     op.create_table(
         "dictionaries",
