@@ -9,12 +9,10 @@ import os
 import time
 from typing import Final
 
-import lmdb
-
 from gateway.board import Board
 from gateway.config import Config
 from gateway.contract.errors import Fault
-from gateway.features.writer import Batch, OnlineWriter
+from gateway.features.writer import Batch, OnlineWriter, StoreError, StoreFull
 from gateway.loop import run_until_terminated
 from gateway.telemetry import log
 from gateway.uplink import Lost, feature_batches, pause_s
@@ -66,7 +64,7 @@ class Materializer:
             return await self._follow(writer)
         except (Fault, ValueError) as error:
             return error
-        except (lmdb.Error, OSError) as error:
+        except (StoreError, OSError) as error:
             if self._writer is not None:
                 self._writer.close()  # a store that failed is opened anew: a panic lasts as long as its environment
                 self._writer = None
@@ -150,7 +148,7 @@ def apply(writer: OnlineWriter, found: list[tuple[str, Batch]]) -> None:
 def describe(error: Exception) -> str:
     """What is wrong, in words that name no path, and what to do."""
     match error:
-        case lmdb.MapFullError():
+        case StoreFull():
             return "the online store is full: stop the gateway and raise gateway.map_bytes"
         case Lost() | Fault() | ValueError():
             return str(error)

@@ -34,6 +34,7 @@ OPTIONS: Final = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 65_000),  # servers that punish pings allow one a minute
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # also how long connecting may take
     ("grpc.max_receive_message_length", 64 << 20),
 ]

@@ -19,10 +19,11 @@ from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.loader import Loader
 from gateway.pipeline import Pipeline, Snapshot
+from gateway.repository import Repository
 from gateway.telemetry import log
 from gateway.transport.grpcio import GrpcioTransport
 from gateway.wire.methods import METHODS
-from gateway.wire.repository import Repository
+from gateway.wire.status import refusal
 
 BEAT_S: Final = 0.05
 
@@ -40,7 +41,7 @@ async def _serve(config: Config, index: int) -> None:
     loader = Loader(config.routes_path, config.artifacts_path, pipeline)
     served = ServedHere(config, pipeline, loader)
     streams = {name: method.streams for name, method in METHODS.items()}
-    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods())
+    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods(), refusal)
     pulse = Pulse(config, index, pipeline, loader, transport)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

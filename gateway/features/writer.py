@@ -17,6 +17,10 @@ from gateway.features.store import DICTIONARY, HISTORY, META, ROWS, SEQUENCE, VI
 KEY_BYTES: Final = 511 - VIEW_KEY_BYTES
 """Bytes of the longest entity key that the store can hold."""
 
+StoreError = lmdb.Error
+StoreFull = lmdb.MapFullError
+"""What the store raises, by names of ours: only this package knows LMDB."""
+
 
 class Batch(NamedTuple):
     """One batch of the feature log."""

@@ -13,7 +13,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gateway.config import Config
 from gateway.contract.errors import Code, Fault, Reason
 from gateway.transport import Call, Process, Reply
-from gateway.wire.status import internal, refusal
 
 RETRY_PUSHBACK_MS: Final = "50"
 """When an overloaded worker's caller may come back; half a second of queue drains in less."""
@@ -46,6 +45,8 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # A frozen peer is noticed by this one; by the keepalive's timeout alone it takes a minute more.
+        ("grpc.http2.ping_timeout_ms", 10_000),
     ]
     if config.max_connection_age_s:
         grace_ms = max(10_000, config.default_deadline_ms)
@@ -59,8 +60,8 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
 class GrpcioTransport(grpc.GenericRpcHandler):
     """Serves the methods that `process` answers, others that are answered at once, and health beside them.
 
-    `methods` are full names, with whether each streams; `others` are unary, and raise Fault for what they refuse.
-    Whatever else is called is answered METHOD_UNKNOWN.
+    `methods` are full names, with whether each streams; `others` are unary; `refuse` is how a fault is told. Whatever
+    else is called is answered METHOD_UNKNOWN.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         config: Config,
         methods: Mapping[str, bool],
         process: Process,
-        others: Mapping[str, Callable[[bytes], bytes]],
+        others: Mapping[str, Callable[[bytes], Reply]],
+        refuse: Callable[[Fault], Reply],
     ) -> None:
         self.config = config
+        self.refuse = refuse
         self.process = process
         self._pending: list[tuple[Call, asyncio.Future[Reply]]] = []
         self._alone = 0
@@ -88,7 +91,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         self._handlers |= {
             name: grpc.unary_unary_rpc_method_handler(_at_once(answer)) for name, answer in others.items()
         }
-        self._overload = refusal(
+        self._overload = refuse(
             Fault(
                 Reason.OVERLOADED,
                 f"{config.max_in_flight} calls are in flight in this worker, its limit (gateway.max_in_flight); "
@@ -134,12 +137,16 @@ class GrpcioTransport(grpc.GenericRpcHandler):
     async def _farewell(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG002
         self._refused = True
         fault = Fault(Reason.DRAINING, "this worker is ending; repeat the call on another connection")
-        await _abort(context, refusal(fault))
+        await _abort(context, self.refuse(fault))
         raise AssertionError(Code.UNAVAILABLE)  # abort has raised
 
     def service(self, details: Any) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a method: grpc asks once for each call."""
-        return self._handlers.get(details.method) or grpc.unary_unary_rpc_method_handler(_unknown(details.method))
+        return self._handlers.get(details.method) or grpc.unary_unary_rpc_method_handler(self._unknown(details.method))
+
+    def _unknown(self, method: str) -> Callable[[bytes, Any], Any]:
+        fault = Fault(Reason.METHOD_UNKNOWN, f"no method {method[:200]} is served here; compare the protos")
+        return _at_once(lambda _: self.refuse(fault))
 
     def _behaviour(self, method: str) -> Callable[[bytes, Any], Any]:
         default_ns = self.config.default_deadline_ms * 1_000_000
@@ -228,23 +235,11 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], reply: Reply) 
     await context.abort(STATUS[reply.code], reply.message, trailers)
 
 
-def _at_once(answer: Callable[[bytes], bytes]) -> Callable[[bytes, Any], Any]:
+def _at_once(answer: Callable[[bytes], Reply]) -> Callable[[bytes, Any], Any]:
     async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        try:
-            return answer(request)
-        except Fault as fault:
-            await _abort(context, refusal(fault))
-        except Exception as error:  # a fault of ours: the caller learns an id, and nothing else
-            await _abort(context, refusal(internal(error)))
-        raise AssertionError(Code.INTERNAL)  # abort has raised
-
-    return behaviour
-
-
-def _unknown(method: str) -> Callable[[bytes, Any], Any]:
-    async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG001
-        fault = Fault(Reason.METHOD_UNKNOWN, f"no method {method[:200]} is served here; compare the protos")
-        await _abort(context, refusal(fault))
-        raise AssertionError(Code.UNIMPLEMENTED)  # abort has raised
+        reply = answer(request)
+        if reply.code:
+            await _abort(context, reply)
+        return reply.body
 
     return behaviour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from typing import Final
 
 from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -14,13 +15,19 @@ from gateway.request import Request
 from gateway.telemetry import LOG
 from gateway.transport import Reply
 
+MOST_MESSAGE_BYTES: Final = 1_500
+"""Of a status message. It travels twice, once percent-encoded, and a client's limit on trailers may be 8 KiB."""
+
 
 def refusal(fault: Fault) -> Reply:
     """The reply that carries a fault."""
     info = Any()
     info.Pack(ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=fault.facts))
-    status = Status(code=fault.code, message=fault.message, details=[info])
-    return Reply(b"", int(fault.code), fault.message, status.SerializeToString())
+    message = fault.message
+    if len(message) > MOST_MESSAGE_BYTES // 4:  # a character takes at most four bytes
+        message = message.encode()[:MOST_MESSAGE_BYTES].decode(errors="ignore")
+    status = Status(code=fault.code, message=message, details=[info])
+    return Reply(b"", int(fault.code), message, status.SerializeToString())
 
 
 def refuse(_: Request | None, fault: Fault) -> Reply:

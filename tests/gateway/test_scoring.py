@@ -400,13 +400,6 @@ def test_a_method_that_is_not_served_is_unimplemented(channel: grpc.Channel) -> 
     assert_fault(raised.value, grpc.StatusCode.UNIMPLEMENTED, "METHOD_UNKNOWN")
 
 
-def test_a_deadline_that_has_passed_is_said(scoring: Any) -> None:
-    """Nothing is scored for a caller that has gone."""
-    with pytest.raises(grpc.RpcError) as raised:
-        scoring.Score(subscriber("churn", "S1"), timeout=1e-9)
-    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
 def test_every_row_is_journalled_with_what_it_was_answered(gateway: Gateway, scoring: Any) -> None:
     """The row of a prediction id has its score, its features as stored, and the reason of a failure."""
     good = scoring.Score(subscriber("churn", "S11"))

@@ -14,8 +14,10 @@ from gateway.contract.tensors import GRAPH_DTYPES, GraphTensor
 from gateway.pipeline import Snapshot, assign
 from gateway.run import Route
 from gateway.servable import Servable
+from gateway.transport import Reply
 from gateway.v1 import inference_pb2 as pb
 from gateway.wire.inference import SERVICE
+from gateway.wire.status import internal, refusal
 from gateway.wire.tensors import DATATYPES, DTYPES
 
 PLATFORM: Final = "onnxruntime_onnx"
@@ -61,8 +63,8 @@ class Repository:
     def __init__(self, served: Served) -> None:
         self._served = served
 
-    def methods(self) -> dict[str, Callable[[bytes], bytes]]:
-        """The calls by their full names. Each raises Fault for a request that cannot be answered."""
+    def methods(self) -> dict[str, Callable[[bytes], Reply]]:
+        """The calls by their full names. None of them raises."""
         calls: tuple[tuple[type[Message], Callable[[Any], Message]], ...] = (
             (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
             (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._served.ready())),
@@ -133,15 +135,18 @@ class Repository:
         return assign(self._served.snapshot, request.name, request.version)[0]
 
 
-def _on_bytes(kind: type[Message], answer: Callable[[Any], Message]) -> Callable[[bytes], bytes]:
-    def call(request: bytes) -> bytes:
+def _on_bytes(kind: type[Message], answer: Callable[[Any], Message]) -> Callable[[bytes], Reply]:
+    def call(request: bytes) -> Reply:
         try:
-            message = kind.FromString(request)
+            return Reply(answer(kind.FromString(request)).SerializeToString())
         except DecodeError:
-            raise Fault(
-                Reason.MALFORMED_REQUEST, f"the {len(request)} bytes are no {kind.DESCRIPTOR.name} of the protocol"
-            ) from None
-        return answer(message).SerializeToString()
+            name = kind.DESCRIPTOR.name
+            message = f"the {len(request)} bytes are no {name} of the Open Inference Protocol"
+            return refusal(Fault(Reason.MALFORMED_REQUEST, message))
+        except Fault as fault:
+            return refusal(fault)
+        except Exception as error:  # a fault of ours: the caller learns an id, and nothing else
+            return refusal(internal(error))
 
     return call
 
