@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import grpc
+from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.board import Boards
@@ -18,6 +19,7 @@ from gateway.config import Config
 from gateway.contract.errors import Fault, Reason
 from gateway.features.store import FoundRow, OnlineStore
 from gateway.ports import refuse_listener, taken
+from gateway.reflection import ADMINISTRATION, add_reflection
 from gateway.security import check_bearer, own_token
 from gateway.transport.grpcio import STATUS
 from gateway.v1 import admin_pb2 as pb
@@ -48,6 +50,8 @@ class AdminServer:
         self._server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS, maximum_concurrent_rpcs=64)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(config), self._server)
+        add_reflection(self._server, ADMINISTRATION)
+        channelz.add_channelz_servicer(self._server)
         refuse_listener("admin_address", config.admin_address)
         try:
             port = self._server.add_insecure_port(config.admin_address)

@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import grpc
 import uvloop
+from grpc_channelz.v1 import channelz
 
 from gateway.board import Board, BoardReader
 from gateway.config import Config
@@ -19,6 +21,7 @@ from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.loader import Loader
 from gateway.pipeline import Pipeline, Snapshot
+from gateway.reflection import SERVING, add_reflection
 from gateway.repository import Repository
 from gateway.telemetry import log
 from gateway.transport.grpcio import GrpcioTransport
@@ -41,7 +44,7 @@ async def _serve(config: Config, index: int) -> None:
     loader = Loader(config.routes_path, config.artifacts_path, pipeline)
     served = ServedHere(config, pipeline, loader)
     streams = {name: method.streams for name, method in METHODS.items()}
-    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods(), refusal)
+    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods(), refusal, describe)
     pulse = Pulse(config, index, pipeline, loader, transport)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,6 +65,12 @@ async def _serve(config: Config, index: int) -> None:
     beating.cancel()
     for task in ended:
         task.result()  # a loader that ended by an error ends the worker by it
+
+
+def describe(server: grpc.aio.Server) -> None:
+    """Adds reflection and channelz to the serving port."""
+    add_reflection(server, SERVING)
+    channelz.add_channelz_servicer(server)
 
 
 class ServedHere:
@@ -87,8 +96,7 @@ class ServedHere:
 
     def totals(self) -> Mapping[str, Any]:
         """What the observer has added up."""
-        found: Mapping[str, Any] = (self._observer.read() or {}).get("totals", {})
-        return found
+        return self._observer.read() or {}
 
 
 class Pulse:

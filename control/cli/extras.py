@@ -7,7 +7,7 @@ from typing import Final
 
 from control.cli.problem import Problem
 
-CONTROL_EXTRA: Final = ("sqlalchemy", "alembic", "onnx", "duckdb")
+CONTROL_EXTRA: Final = ("sqlalchemy", "alembic", "onnx")
 
 
 def needs_control(what: str) -> None:

@@ -60,8 +60,8 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
 class GrpcioTransport(grpc.GenericRpcHandler):
     """Serves the methods that `process` answers, others that are answered at once, and health beside them.
 
-    `methods` are full names, with whether each streams; `others` are unary; `refuse` is how a fault is told. Whatever
-    else is called is answered METHOD_UNKNOWN.
+    `methods` are full names, with whether each streams; `others` are unary; `refuse` is how a fault is told,
+    `describe` adds what describes the services. Whatever else is called is answered METHOD_UNKNOWN.
     """
 
     def __init__(
@@ -71,9 +71,11 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         process: Process,
         others: Mapping[str, Callable[[bytes], Reply]],
         refuse: Callable[[Fault], Reply],
+        describe: Callable[[grpc.aio.Server], None],
     ) -> None:
         self.config = config
         self.refuse = refuse
+        self.describe = describe
         self.process = process
         self._pending: list[tuple[Call, asyncio.Future[Reply]]] = []
         self._alone = 0
@@ -106,6 +108,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         await self.report(serving=False)
         self._server = grpc.aio.server(options=channel_arguments(self.config))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.describe(self._server)
         self._server.add_generic_rpc_handlers((self,))
         self._server.add_insecure_port(self.config.address)
         await self._server.start()

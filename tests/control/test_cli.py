@@ -261,7 +261,7 @@ def test_wrong_settings_name_the_key(
 
 def test_help_needs_none_of_the_heavy_libraries() -> None:
     """The command line starts quickly, and on the base install, because it imports them only where they are used."""
-    heavy = "{'grpc', 'numpy', 'sqlalchemy', 'onnx', 'onnxruntime', 'duckdb', 'pandas', 'sklearn'}"
+    heavy = "{'grpc', 'numpy', 'sqlalchemy', 'onnx', 'onnxruntime', 'pandas', 'sklearn'}"
     script = (
         f"import sys, control.cli.__main__ as m; m.main(['--help']); sys.exit(str({heavy} & sys.modules.keys() or ''))"
     )
