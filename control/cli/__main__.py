@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from control.cli import approval, audit, config, features, model, rollback, score, services, status, token, up
+from control.cli import approval, audit, backup, config, features, model, rollback, score, services, status, token, up
 from control.cli.output import Output
 from control.cli.problem import ExitCode, Problem
 from gateway.contract.errors import Fault, Reason
@@ -48,6 +48,7 @@ app.add_typer(approval.app, name="approval")
 app.add_typer(features.app, name="features")
 score.declare(app)
 rollback.declare(app)
+backup.declare(app)
 status.declare(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(token.app, name="token")

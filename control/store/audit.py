@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where the trail ends, and which history it belongs to."""
+    """Where the trail ends, and in which history it began."""
 
     history_id: str
     sequence: int

@@ -126,8 +126,8 @@ class Store:
 
 def read_head(connection: Connection) -> Head:
     """Where the audit trail ends now."""
-    row = connection.execute(select(history.c.history_id, history.c.sequence, history.c.hash)).one()
-    return Head(row.history_id, row.sequence, row.hash)
+    row = connection.execute(select(history.c.root_history_id, history.c.sequence, history.c.hash)).one()
+    return Head(row.root_history_id, row.sequence, row.hash)
 
 
 def _engine(path: Path, busy_s: float) -> Engine:
@@ -175,7 +175,9 @@ def _history_id(connection: Connection, now_ns: int) -> str:
         return str(known)
     made = uuid.uuid4().hex
     connection.execute(
-        insert(history).values(id=1, history_id=made, created_at_ns=now_ns, sequence=0, hash=genesis(made))
+        insert(history).values(
+            id=1, history_id=made, root_history_id=made, created_at_ns=now_ns, sequence=0, hash=genesis(made)
+        )
     )
     return made
 

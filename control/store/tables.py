@@ -27,12 +27,16 @@ history: Final = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("history_id", Text, nullable=False),
+    Column("root_history_id", Text, nullable=False),
     Column("created_at_ns", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("hash", Text, nullable=False),
     CheckConstraint("id = 1", name="one_history"),
 )
-"""One row: which history this is, and the head of its audit trail, where numbers are taken."""
+"""One row: which history this is, and the head of its audit trail, where numbers are taken.
+
+A restored backup is a history of its own; the trail goes on, and still begins with the hash of `root_history_id`.
+"""
 
 audit: Final = Table(
     "audit",

@@ -85,6 +85,7 @@ def upgrade() -> None:
         "history",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("history_id", sa.Text(), nullable=False),
+        sa.Column("root_history_id", sa.Text(), nullable=False),
         sa.Column("created_at_ns", sa.BigInteger(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("hash", sa.Text(), nullable=False),
