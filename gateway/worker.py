@@ -19,7 +19,7 @@ from gateway.board import Board, BoardReader
 from gateway.config import Config
 from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
-from gateway.loader import Loader
+from gateway.loader import POLL_S, Loader
 from gateway.pipeline import Pipeline, Snapshot
 from gateway.reflection import SERVING, add_reflection
 from gateway.repository import Repository
@@ -29,6 +29,7 @@ from gateway.wire.methods import METHODS
 from gateway.wire.status import refusal
 
 BEAT_S: Final = 0.05
+OPEN_S: Final = 3.0
 
 
 def run(config: Config, index: int) -> None:
@@ -50,11 +51,13 @@ async def _serve(config: Config, index: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    await transport.start()
+    await transport.report(serving=False)
     following = asyncio.create_task(loader.follow())
     beating = asyncio.create_task(pulse.beat())
-    writing = threading.Thread(target=pulse.write, daemon=True)
-    writing.start()
+    threading.Thread(target=pulse.write, daemon=True).start()
+    await _before_opening(loader, following, stop)
+    await transport.start()
+    pulse.open = True
     ended, _ = await asyncio.wait(
         (following, beating, asyncio.create_task(stop.wait())), return_when=asyncio.FIRST_COMPLETED
     )
@@ -65,6 +68,20 @@ async def _serve(config: Config, index: int) -> None:
     beating.cancel()
     for task in ended:
         task.result()  # a loader that ended by an error ends the worker by it
+
+
+async def _before_opening(loader: Loader, following: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Waits until the worker has something to say: a share of the connections is its own as soon as its port is open.
+
+    At most OPEN_S, so that of many models the first are served while the last are loaded; not at all without a route
+    table, since nobody knows when one will come.
+    """
+    opening_ns = time.monotonic_ns() + int(OPEN_S * 1e9)
+    loader.read_table()
+    while loader.table is not None and not (loader.ready or following.done() or stop.is_set()):
+        if time.monotonic_ns() > opening_ns:
+            return
+        await asyncio.sleep(POLL_S)
 
 
 def describe(server: grpc.aio.Server) -> None:
@@ -113,6 +130,7 @@ class Pulse:
         self.pipeline = pipeline
         self.loader = loader
         self.transport = transport
+        self.open = False
         self.draining = False
         self.beat_ns = time.monotonic_ns()
 
@@ -139,7 +157,7 @@ class Pulse:
         return {
             "pid": os.getpid(),
             "revision": snapshot.revision,
-            "ready": self.loader.ready and not self.draining,
+            "ready": self.loader.ready and self.open and not self.draining,
             "in_flight": self.transport.in_flight,
             "overloaded": self.transport.overloaded,
             "versions": [

@@ -105,7 +105,6 @@ class GrpcioTransport(grpc.GenericRpcHandler):
     async def start(self) -> None:
         """Binds the port and begins to serve."""
         self._loop = asyncio.get_running_loop()
-        await self.report(serving=False)
         self._server = grpc.aio.server(options=channel_arguments(self.config))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.describe(self._server)
