@@ -1,1 +1,1 @@
-"""TODO"""
+"""The `interlock` command: words, tables and progress around the calls of `control.client`. Decides nothing."""
