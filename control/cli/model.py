@@ -13,6 +13,7 @@ from control.cli.arguments import ExistingFile, VersionArgument, read_pairs, rea
 from control.cli.command import command, group
 from control.cli.extras import needs_control
 from control.cli.features import find_view
+from control.cli.history import sentence
 from control.cli.output import facts, moment, short, size, table, text
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
@@ -175,6 +176,21 @@ def retire(
     """Takes a version that does not answer out of use, for good."""
     sequence = session.control.retire(*version, reason=reason)
     session.out.result({"sequence": sequence}, text(f"{version} is retired, by audit entry {sequence}."))
+
+
+@command(app, "history")
+def history(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="The model, or one version of it.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many of the newest entries.")] = 100,
+) -> None:
+    """Tells what happened to a model, oldest first, from the audit trail."""
+    found = list(reversed(session.control.audit(model, limit)))
+    rows = ((moment(e.time_ns), sentence(e.actor, e.action, e.subject, e.details_json), e.sequence) for e in found)
+    nothing = text(f"Nothing is recorded about {model}; `interlock model list` shows the models.")
+    session.out.result({"entries": found}, table(("when", "what", "entry"), rows) if found else nothing)
+    if not found:
+        raise typer.Exit(1)
 
 
 def _view(session: Session, given: str) -> FeatureView:

@@ -268,3 +268,20 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
     assert "score" in done.stdout
+
+
+def test_rolling_back_and_the_story_that_a_model_has_then(interlock: Interlock, plane: ControlPlane, bob: str) -> None:
+    """Each entry is a sentence with its reason; the version before answers, and status says what changed last."""
+    for _ in range(2):
+        version = f"story/{add_version(plane.store, 'story')}"
+        assert interlock("approval", "approve", version, "--token", bob).code == 0
+        assert interlock("model", "promote", version, "--token", bob, "--wait-s", "0").code == 0
+    done = interlock("rollback", "story", "--reason", "it errs", "--token", bob, "--wait-s", "0")
+    assert (done.code, "story/1 answers" in done.out, "story/2 is rolled_back" in done.out) == (0, True, True)
+    told = " ".join(interlock("model", "history", "story", "--token", bob).out.split())
+    assert "bob approved story/1, submitted by ana" in told
+    assert "bob made story/2 the one that answers, instead of version 1" in told
+    assert "bob rolled story/2 back: version 1 answers: “it errs”" in told
+    found = interlock("status", "story", "--json").json()["status"]["models"][0]
+    assert found["last_change"]["action"] == "version.roll_back"
+    assert interlock("model", "history", "nothing").code == 1
