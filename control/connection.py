@@ -43,6 +43,9 @@ OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", 64 << 20),
+    # A server that froze is noticed by the ping's timeout; servers that punish pings allow one a minute.
+    ("grpc.keepalive_time_ms", 65_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 
