@@ -61,7 +61,7 @@ def rollback_target(model: str, known: Sequence[VersionRecord], to_version: int)
     raise Fault(
         Reason.TRANSITION_REFUSED,
         f"{model} cannot be rolled back: {wish}; "
-        + (f"it can go back to {able}" if able else f"`interlock model stop {model}` ends its answers"),
+        + (f"it can go back to {able}" if able else "promote another approved version instead"),
         model=model,
     )
 
