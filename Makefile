@@ -14,7 +14,7 @@ test: check
 	$(BIN)/pytest -n 2 --dist worksteal
 
 stress: .venv/dev.ok
-	STRESS=1 $(BIN)/pytest -m stress
+	STRESS=1 $(BIN)/pytest -m stress -n 2 --dist worksteal
 
 bench: .venv/dev.ok
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT))
