@@ -15,7 +15,7 @@ from gateway.contract.errors import Fault, Reason
 from gateway.contract.golden import check_golden, golden_inputs, read_golden
 from gateway.contract.missing import MissingPolicy
 from gateway.contract.row import RowCodec
-from gateway.contract.tensors import Array, Feed, GraphTensor, plan_inputs
+from gateway.contract.tensors import Array, Feed, GraphTensor, plan_inputs, row_by_row, takes_one_row
 from gateway.features.store import view_key
 from gateway.wire.routes import ServedVersion
 
@@ -60,7 +60,7 @@ class Servable:
         """What the runtime said when a row last failed; for operators, never for callers."""
         self.inputs = _tensors(session.get_inputs())
         self.outputs = _tensors(session.get_outputs())
-        self.one_row = any(item.shape and item.shape[0] == 1 for item in self.inputs)
+        self.one_row = takes_one_row(self.inputs)
         """Whether the graph takes a single row at a time, because it was exported with a fixed batch of one."""
         self._session = session
         self._score = [self.document.output.score]
@@ -85,6 +85,13 @@ class Servable:
             self._session.run_with_iobinding(bound.binding)
             return bound.output, NO_OUTPUTS
         return self._session.run(self._score, inputs)[0], NO_OUTPUTS
+
+    def score(self, inputs: dict[str, Array]) -> Array:
+        """The score output for any number of rows, before anything is bound."""
+        return row_by_row(self._run_score, inputs) if self.one_row else self._run_score(inputs)
+
+    def _run_score(self, inputs: dict[str, Array]) -> Array:
+        return self.run(inputs)[0]
 
     def bind(self, one_row: dict[str, Array]) -> None:
         """Lets single rows be run in buffers that are bound once, which halves their cost; strings cannot be."""
@@ -112,7 +119,7 @@ def load(served: ServedVersion, artifacts: Path) -> Servable:
         feeds = plan_inputs(served.document, served.views, _tensors(session.get_inputs()))
         servable = Servable(served, session, feeds)
         golden = read_golden(golden_text, served.document, served.views)
-        check_golden(served.document, feeds, golden, lambda inputs: servable.run(inputs)[0])
+        check_golden(served.document, feeds, golden, servable.score)
         one_row = {feed: values[:1] for feed, values in golden_inputs(feeds, golden).items()}
         servable.bind(one_row)
         for _ in range(WARM_RUNS):

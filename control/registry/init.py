@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from control.registry.admission.formats import check_format
 from control.registry.admission.graph import parse
 from control.registry.admission.report import Refused
+from control.registry.admission.rewrite import rewrite
 from gateway.contract.document import Task
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import Dtype, FeatureView
@@ -55,7 +56,6 @@ class Output(NamedTuple):
 
     name: str
     is_float: bool
-    is_tensor: bool
     columns: int
 
 
@@ -66,6 +66,8 @@ class Graph(NamedTuple):
     outputs: tuple[Output, ...]
     labels: tuple[str, ...]
     """The class labels, where a classifier has them."""
+    changes: tuple[str, ...] = ()
+    """What registration will change of it, in sentences."""
 
 
 class Guess(NamedTuple):
@@ -74,7 +76,8 @@ class Guess(NamedTuple):
     task: Task
     score: str
     column: int | None
-    zipped: bool
+    columns: int
+    """How many columns it has; 0 where the graph does not say."""
 
 
 def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
@@ -88,12 +91,12 @@ def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
         model = parse(data)
     except Refused as refused:
         raise Fault(Reason.ADMISSION_REFUSED, f"{onnx.name}: {refused.message}", check=refused.check.value) from None
-    return write(read_graph(model), slug(name or onnx.stem), views)
+    model, changes = rewrite(model)
+    return write(read_graph(model, changes), slug(name or onnx.stem), views)
 
 
-def read_graph(model: ModelProto) -> Graph:
-    """What a draft needs of the model."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+def read_graph(model: ModelProto, changes: tuple[str, ...] = ()) -> Graph:
+    """What a draft needs of the model, which was changed as `changes` says to be servable."""
     labels: tuple[str, ...] = ()
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -102,9 +105,10 @@ def read_graph(model: ModelProto) -> Graph:
                     map(str, attribute.ints)
                 )
     return Graph(
-        tuple(_input(value) for value in model.graph.input if value.name not in constants),
+        tuple(_input(value) for value in model.graph.input),
         tuple(_output(value) for value in model.graph.output),
         labels,
+        changes,
     )
 
 
@@ -114,16 +118,15 @@ def guess(graph: Graph) -> Guess:
     found = next((named[name] for name in SCORES if name in named), None)
     if found is None:
         found = next((output for output in graph.outputs if output.is_float), graph.outputs[-1])
-    zipped = not found.is_tensor
-    columns = found.columns or (len(graph.labels) if found.name in PROBABILITIES or zipped else 0)
-    score = "probabilities" if zipped else found.name
+    classes = found.name in PROBABILITIES or bool(graph.labels)
+    columns = found.columns or (len(graph.labels) if classes else 0)
     if found.name == "scores" and {"label", "scores"} <= named.keys() and columns <= 1:
-        return Guess(Task.ANOMALY, score, 0 if columns == 0 else None, zipped)
+        return Guess(Task.ANOMALY, found.name, 0 if columns == 0 else None, columns)
     if columns > 2:
-        return Guess(Task.MULTICLASS, score, None, zipped)
+        return Guess(Task.MULTICLASS, found.name, None, columns)
     if columns == 2:
-        return Guess(Task.BINARY, score, 1, zipped)
-    return Guess(Task.BINARY if found.name in PROBABILITIES else Task.REGRESSION, score, None, zipped)
+        return Guess(Task.BINARY, found.name, 1, columns) if classes else Guess(Task.REGRESSION, found.name, 0, columns)
+    return Guess(Task.BINARY if found.name in PROBABILITIES else Task.REGRESSION, found.name, None, columns)
 
 
 def write(graph: Graph, name: str, views: Sequence[FeatureView]) -> str:
@@ -133,7 +136,7 @@ def write(graph: Graph, name: str, views: Sequence[FeatureView]) -> str:
     used = [view for view in views if any(line.startswith(f"{{view: {view.name},") for line in columns)]
     lines = [
         "# Drafted from the graph. Fill in what is REQUIRED, check what is GUESSED, then: interlock model register",
-        *_zipped(guessed),
+        *(f"# Registration will change the graph: {change}." for change in graph.changes),
         f"name: {name}",
         f"task: {guessed.task}  # GUESSED: one of {', '.join(Task)}",
         'purpose: ""  # REQUIRED: what the model is for, in a sentence',
@@ -162,16 +165,6 @@ def slug(text: str) -> str:
     """The text as a name: lower-case letters, digits and underscores."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:63] or "model"
     return name if name[0].isalpha() else f"m_{name}"[:63]
-
-
-def _zipped(guessed: Guess) -> list[str]:
-    if not guessed.zipped:
-        return []
-    return [
-        "# This graph gives its scores as dictionaries (ZipMap), which will be refused. Convert the model again with",
-        "#   to_onnx(model, ..., options={id(model): {'zipmap': False}})",
-        "# Its scores are then the output `probabilities`, as is written below.",
-    ]
 
 
 def _columns(graph: Graph, views: Sequence[FeatureView]) -> Iterator[str]:
@@ -210,11 +203,14 @@ def _unused(name: str, taken: set[str]) -> str:
 def _meaning(guessed: Guess, graph: Graph) -> list[str]:
     lines = ["output:", f"  score: {_text(guessed.score)}  # GUESSED: the graph output that holds the score"]
     labels = graph.labels
+    made_up = len(labels) != guessed.columns
     if guessed.column is not None:
         lines.append(f"  column: {guessed.column}  # GUESSED: which column of it, counted from 0")
     match guessed.task:
         case Task.MULTICLASS:
-            lines += [f"  labels: [{', '.join(_quoted(label) for label in labels)}]  # one per column"]
+            labels = tuple(f"class_{index}" for index in range(guessed.columns)) if made_up else labels
+            doubt = "GUESSED: the label of each column" if made_up else "one per column"
+            lines += [f"  labels: [{', '.join(_quoted(label) for label in labels)}]  # {doubt}"]
             lines += ["decision: {kind: argmax}  # or none"]
         case Task.BINARY:
             hit, otherwise = (labels[1], labels[0]) if len(labels) == 2 else ("yes", "no")
@@ -243,7 +239,7 @@ def _input(value: ValueInfoProto) -> Input:
 def _output(value: ValueInfoProto) -> Output:
     is_tensor = value.type.WhichOneof("value") == "tensor_type"
     is_float = is_tensor and value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
-    return Output(value.name, is_float, is_tensor, _width(value) if is_tensor else 0)
+    return Output(value.name, is_float, _width(value) if is_tensor else 0)
 
 
 def _width(value: ValueInfoProto) -> int:

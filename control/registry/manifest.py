@@ -28,6 +28,16 @@ class Artifact(NamedTuple):
     size_bytes: int
 
 
+class Files(NamedTuple):
+    """The artifacts of a version."""
+
+    model: Artifact
+    """What gateways serve."""
+    golden: Artifact
+    uploaded: Artifact | None = None
+    """The model as it came, where it had to be rewritten."""
+
+
 class Lineage(NamedTuple):
     """Something that the version was made from."""
 
@@ -54,14 +64,17 @@ class Manifest(NamedTuple):
 
 
 def make_manifest(
-    document: ModelDocument, model: Artifact, golden: Artifact, origin: Origin, report: Report
+    document: ModelDocument,
+    files: Files,
+    origin: Origin,
+    report: Report,
 ) -> Manifest:
     """The manifest of a version that was admitted. What was measured is no part of it: it differs from run to run."""
     content = {
         "format": FORMAT,
         "document": document.model_dump(mode="json"),
         "document_sha256": document.digest(),
-        "artifacts": {"model": model._asdict(), "golden": golden._asdict()},
+        "artifacts": {name: file._asdict() for name, file in files._asdict().items() if file is not None},
         "views": dict(document.views),
         "signature": {
             "inputs": [tensor._asdict() for tensor in report.inputs],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -12,7 +14,7 @@ from control.registry.admission.gate import Admission, Candidate
 from control.registry.admission.report import Report
 from control.registry.artifacts import CHUNK_BYTES, ArtifactStore
 from control.registry.document import read_model
-from control.registry.manifest import Artifact, Lineage, Origin, check_origin, check_sha256, make_manifest
+from control.registry.manifest import Artifact, Files, Lineage, Origin, check_origin, check_sha256, make_manifest
 from control.registry.records import (
     Admitted,
     ModelRow,
@@ -83,8 +85,8 @@ class RegistryService(RegistryServiceServicer):
         answer = replay(self._store, actor, key, REGISTER, content)
         if answer is None:
             submission = self._read(request)
-            report = self._admit(actor, submission)
-            admitted = _admitted(submission, report)
+            files, report = self._admit(actor, submission)
+            admitted = _admitted(submission, files, report)
 
             def change(unit: Unit) -> bytes:
                 version = store_version(unit, admitted)
@@ -138,17 +140,41 @@ class RegistryService(RegistryServiceServicer):
                 document, views, find_artifact(connection, model), find_artifact(connection, golden), origin
             )
 
-    def _admit(self, actor: str, submission: Submission) -> Report:
+    def _admit(self, actor: str, submission: Submission) -> tuple[Files, Report]:
         """Has the model examined. A refusal is recorded before it is answered, and its files are kept no longer."""
-        model, golden = submission.model.sha256, submission.golden.sha256
-        with self._artifacts.open(model) as model_file, self._artifacts.open(golden) as golden_file:
-            candidate = Candidate(model_file, golden_file, submission.document, submission.views, model, golden)
+        model, golden = submission.model, submission.golden
+        with (
+            self._artifacts.open(model.sha256) as model_file,
+            self._artifacts.open(golden.sha256) as golden_file,
+            tempfile.TemporaryFile() as rewritten,
+        ):
+            candidate = Candidate(
+                model_file,
+                golden_file,
+                submission.document,
+                submission.views,
+                model.sha256,
+                golden.sha256,
+                rewritten,
+            )
             try:
-                return self._admission.admit(candidate)
+                report = self._admission.admit(candidate)
             except Fault as fault:
                 if fault.reason is Reason.ADMISSION_REFUSED:
                     self._record_refusal(actor, submission, fault.facts["check"])
                 raise
+            rewritten.seek(0)
+            if data := rewritten.read():
+                return Files(self._keep(actor, data), golden, uploaded=model), report
+            return Files(model, golden), report
+
+    def _keep(self, actor: str, data: bytes) -> Artifact:
+        """Stores the model that a rewriting gave, as an upload is stored."""
+        artifact = Artifact(hashlib.sha256(data).hexdigest(), len(data))
+        with self._artifacts.receive(*artifact, [data]) as publish, self._store.unit(actor) as unit:
+            publish()
+            store_artifact(unit, artifact)
+        return artifact
 
     def _record_refusal(self, actor: str, submission: Submission, check: str) -> None:
         model, golden = submission.model.sha256, submission.golden.sha256
@@ -182,9 +208,9 @@ def _check_entities(document: ModelDocument, views: dict[str, FeatureView]) -> N
             )
 
 
-def _admitted(submission: Submission, report: Report) -> Admitted:
-    manifest = make_manifest(submission.document, submission.model, submission.golden, submission.origin, report)
-    return Admitted(submission.document, manifest, submission.model, submission.golden, report.to_json())
+def _admitted(submission: Submission, files: Files, report: Report) -> Admitted:
+    manifest = make_manifest(submission.document, files, submission.origin, report)
+    return Admitted(submission.document, manifest, files.model, files.golden, report.to_json())
 
 
 def _version(row: VersionRow) -> pb.Version:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -116,6 +116,18 @@ def assemble(
                 out[:, piece.start : piece.start + len(piece.columns)] = _values(piece, rows, texts, requested)
         filled[feed.name] = out.reshape(n) if feed.flat else out
     return filled
+
+
+def row_by_row(run: Callable[[dict[str, Array]], Array], inputs: Mapping[str, Array]) -> Array:
+    """The output for rows that are run one at a time, for a graph with a fixed batch of one."""
+    n = len(next(iter(inputs.values())))
+    single = [run({name: values[row : row + 1] for name, values in inputs.items()}) for row in range(n)]
+    return np.concatenate([np.array(output).reshape(1, -1) for output in single])
+
+
+def takes_one_row(graph: Sequence[GraphTensor]) -> bool:
+    """Whether the graph's inputs take a single row at a time, because it was exported with a fixed batch of one."""
+    return any(tensor.shape and tensor.shape[0] == 1 for tensor in graph)
 
 
 class Results(NamedTuple):

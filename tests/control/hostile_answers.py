@@ -57,8 +57,8 @@ def _signature_cases() -> Iterator[tuple[str, Case]]:
         document = ModelDocument.model_validate({**DOCUMENT.model_dump(mode="json"), **changes})
         yield f"signature-{name}", Case(tree, Check.SIGNATURE, document=document)
     fixed = model_of()
-    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    yield "signature-one-row-only", Case(fixed.SerializeToString(), Check.SIGNATURE)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    yield "signature-two-rows-only", Case(fixed.SerializeToString(), Check.SIGNATURE)
     cast = helper.make_node("Cast", ["X"], ["score"], to=TensorProto.STRING)
     text = model_of(cast, shape=(None, 3))
     text.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING

@@ -175,7 +175,7 @@ DRAFTED: Final[dict[str, tuple[bytes, str, str]]] = {
     "binary": (classifier({"classlabels_ints": [0, 1]}), "binary", "column: 1"),
     "words": (classifier({"classlabels_strings": ["no", "yes"]}), "binary", 'hit: "yes"'),
     "multiclass": (classifier({"classlabels_ints": [7, 8, 9]}), "multiclass", 'labels: ["7", "8", "9"]'),
-    "dictionaries": (classifier({"classlabels_ints": [0, 1]}, zipmap=True), "binary", "'zipmap': False"),
+    "dictionaries": (classifier({"classlabels_ints": [0, 1]}, zipmap=True), "binary", "(ZipMap)"),
     "regression": (good(), "regression", "score: score"),
 }
 """Good models of several kinds, with the task that a draft should guess, and what it should say."""

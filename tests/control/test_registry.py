@@ -361,7 +361,7 @@ def test_a_bad_registration_keeps_nothing(served: Plane, change: Change, code: s
 
 @pytest.mark.parametrize(
     "name",
-    ["format-pickle-4", "wire-no-graph", "ext-abs", "tree-cycle", "zipmap", "golden-off-by-a-thousandth", "answer-nan"],
+    ["format-pickle-4", "wire-no-graph", "ext-abs", "tree-cycle", "golden-off-by-a-thousandth", "answer-nan"],
 )
 def test_a_model_that_admission_refuses_leaves_only_its_audit_entry(served: Plane, name: str) -> None:
     """With the check that refused it, in the answer and in the trail; not even the uploaded files stay."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from control.registry.admission.report import Check, Limits, Refused, Report
-from control.registry.admission.sandbox import isolate, limit
+from control.registry.admission.sandbox import OUTPUT_BYTES, isolate, limit
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     request: dict[str, Any] = json.load(sys.stdin)
     limits = Limits(**request["limits"])
     with _answer_file() as answer:
-        limit(limits.memory_bytes, limits.cpu_s)
+        limit(limits.memory_bytes, limits.cpu_s, max(limits.model_bytes, OUTPUT_BYTES))
         answer.write(outcome(lambda: _examine(request, limits)))
     os._exit(0)  # tidying up would run code that hostile bytes may have reached
 
@@ -37,7 +37,7 @@ def _examine(request: dict[str, Any], limits: Limits) -> Report:
     # Here, because limits must be in force before the first library is loaded.
     import numpy.ma  # noqa: F401 - numpy loads it at its first `unique`, and after isolate() nothing can be loaded
 
-    from control.registry.admission.examine import Upload, examine
+    from control.registry.admission.examine import Upload, examine, mend
     from gateway.contract.document import document_from_json
     from gateway.contract.schema import view_from_json
 
@@ -50,7 +50,14 @@ def _examine(request: dict[str, Any], limits: Limits) -> Report:
         views={name: view_from_json(text) for name, text in request["views"].items()},
     )
     isolate()
-    return examine(upload, limits)
+    if request["rewritten"] is None:
+        return examine(upload, limits)
+    upload, changes = mend(upload, limits)
+    report = examine(upload, limits)
+    if changes:
+        with os.fdopen(request["rewritten"], "wb", closefd=False) as file:
+            file.write(upload.model)
+    return report._replace(warnings=(*changes, *report.warnings))
 
 
 def _read(descriptor: int, max_bytes: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from statistics import median
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,15 @@ from control.registry.admission.report import Check, Limits, Refused, said
 from gateway.contract.document import ModelDocument
 from gateway.contract.golden import Golden, check_golden, golden_inputs, read_golden
 from gateway.contract.schema import FeatureView
-from gateway.contract.tensors import Array, Feed, GraphTensor, interpret, plan_inputs
+from gateway.contract.tensors import (
+    Array,
+    Feed,
+    GraphTensor,
+    interpret,
+    plan_inputs,
+    row_by_row,
+    takes_one_row,
+)
 
 BATCH: Final = 256
 """Rows of the largest batch that a gateway runs."""
@@ -23,6 +32,11 @@ SINGLES: Final = 16
 TIMED_RUNS: Final = 51
 TIMED_S: Final = 0.5
 """Runs of one row that are timed: so many, or as many as fit."""
+
+ONE_ROW: Final = (
+    "the graph was exported with a fixed batch of one, so the rows of a batch are run one by one; a free first "
+    "dimension (skl2onnx: FloatTensorType([None, columns]), torch: dynamic_shapes) makes large batches faster"
+)
 
 Inputs = Mapping[str, Array]
 
@@ -66,7 +80,9 @@ def observe(
     """Runs the model as gateways will, and refuses one that does not do what its document says."""
     feeds = _signature(loaded, document, views)
     golden = _golden(golden_text, document, views)
-    run = _runner(loaded.session, document)
+    run, one_row = _runner(loaded.session, document), takes_one_row(loaded.inputs)
+    if one_row:
+        run = partial(row_by_row, run)
     inputs = golden_inputs(feeds, golden)
     first = _check_output(document, run(inputs), golden.n)
     try:
@@ -76,7 +92,8 @@ def observe(
     check_same(first, run(inputs))
     run_us_p50 = _timed(inputs, run, limits)
     _check_rows_apart(document, inputs, first, run)
-    warnings = _extremes(document, inputs, golden.n, run)
+    warnings = [ONE_ROW] if one_row else []
+    warnings += _extremes(document, inputs, golden.n, run)
     return Observed(golden.n, difference, run_us_p50, tuple(warnings))
 
 
@@ -96,11 +113,11 @@ def _signature(loaded: Loaded, document: ModelDocument, views: Mapping[str, Feat
     except (ValueError, KeyError) as error:
         raise Refused(Check.SIGNATURE, f"{error}; the document's inputs and the graph's must agree") from None
     for tensor in loaded.inputs:
-        if isinstance(tensor.shape[0], int):
+        if isinstance(tensor.shape[0], int) and tensor.shape[0] != 1:
             raise Refused(
                 Check.SIGNATURE,
                 f"graph input {tensor.name} takes {tensor.shape[0]} rows at a time; export it with a free first "
-                "dimension (skl2onnx: FloatTensorType([None, columns]))",
+                "dimension (skl2onnx: FloatTensorType([None, columns]); torch: dynamic_shapes)",
             )
     names = [tensor.name for tensor in loaded.outputs]
     if document.output.score not in names:

@@ -13,6 +13,7 @@ from control.registry.admission.behaviour import load, observe
 from control.registry.admission.formats import check_format
 from control.registry.admission.graph import check_graph, operators, parse
 from control.registry.admission.report import Check, Limits, Refused, Report, said
+from control.registry.admission.rewrite import rewrite
 from control.registry.admission.tabular import check_tabular
 from control.registry.admission.tensors import check_tensors
 from control.registry.admission.wire import check_wire
@@ -31,18 +32,30 @@ class Upload(NamedTuple):
     views: Mapping[str, FeatureView]
 
 
+class Mended(NamedTuple):
+    """An upload whose model can be served, and what was changed of it."""
+
+    upload: Upload
+    changes: tuple[str, ...]
+
+
+def mend(upload: Upload, limits: Limits) -> Mended:
+    """Rewrites what exporters write by default and gateways cannot serve; what it gives is yet to be examined."""
+    _check_sizes(upload, limits)
+    _check_digests(upload)
+    check_format(upload.model)
+    check_wire(upload.model, limits.metadata_entries + 64)
+    model, changes = rewrite(parse(upload.model))
+    if not changes:
+        return Mended(upload, ())
+    data = model.SerializeToString(deterministic=True)
+    return Mended(upload._replace(model=data, model_sha256=hashlib.sha256(data).hexdigest()), changes)
+
+
 def examine(upload: Upload, limits: Limits) -> Report:
     """Returns what was measured, or raises Refused."""
-    if len(upload.model) > limits.model_bytes:
-        raise Refused(Check.SIZE, f"the model has more than {limits.model_bytes} bytes; make it smaller")
-    if len(upload.golden) > limits.golden_bytes:
-        raise Refused(Check.GOLDEN_FILE, f"the golden rows have more than {limits.golden_bytes} bytes; send fewer")
-    for name, data, digest in (
-        ("model", upload.model, upload.model_sha256),
-        ("golden rows", upload.golden, upload.golden_sha256),
-    ):
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise Refused(Check.DIGEST, f"the stored bytes of the {name} are not those of their digest; upload again")
+    _check_sizes(upload, limits)
+    _check_digests(upload)
     counts = check_statically(upload.model, limits)
     try:
         golden = upload.golden.decode()
@@ -72,6 +85,22 @@ def check_statically(data: bytes, limits: Limits) -> dict[str, int]:
     del model  # the runtime needs the memory
     _check_standard(data)
     return counts
+
+
+def _check_sizes(upload: Upload, limits: Limits) -> None:
+    if len(upload.model) > limits.model_bytes:
+        raise Refused(Check.SIZE, f"the model has more than {limits.model_bytes} bytes; make it smaller")
+    if len(upload.golden) > limits.golden_bytes:
+        raise Refused(Check.GOLDEN_FILE, f"the golden rows have more than {limits.golden_bytes} bytes; send fewer")
+
+
+def _check_digests(upload: Upload) -> None:
+    for name, data, digest in (
+        ("model", upload.model, upload.model_sha256),
+        ("golden rows", upload.golden, upload.golden_sha256),
+    ):
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise Refused(Check.DIGEST, f"the stored bytes of the {name} are not those of their digest; upload again")
 
 
 def _check_standard(data: bytes) -> None:

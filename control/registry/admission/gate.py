@@ -40,6 +40,16 @@ class Candidate(NamedTuple):
     """The pinned views, by name."""
     model_sha256: str
     golden_sha256: str
+    rewritten: BinaryIO | None = None
+    """Takes the model as it was rewritten to be servable, and stays empty where that was not needed.
+
+    Without it nothing is rewritten, and such a model is refused.
+    """
+
+    def descriptors(self) -> tuple[int, ...]:
+        """The files, for the process that examines them."""
+        files = (self.model, self.golden, self.rewritten)
+        return tuple(file.fileno() for file in files if file is not None)
 
 
 class Admission:
@@ -84,6 +94,7 @@ def _request(candidate: Candidate, limits: Limits) -> bytes:
     request = {
         "model": candidate.model.fileno(),
         "golden": candidate.golden.fileno(),
+        "rewritten": None if candidate.rewritten is None else candidate.rewritten.fileno(),
         "model_sha256": candidate.model_sha256,
         "golden_sha256": candidate.golden_sha256,
         "document": candidate.document.canonical(),
@@ -113,7 +124,7 @@ def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
             stderr=said,
             cwd=directory,
             env=_environment(),
-            pass_fds=(candidate.model.fileno(), candidate.golden.fileno()),
+            pass_fds=candidate.descriptors(),
             start_new_session=True,
         )
         code = _wait(process, limits.wall_s)

@@ -108,8 +108,8 @@ def _check_external(part: Part) -> None:
     if part.kind == "TensorProto" and (part.message.data_location != 0 or part.message.external_data):
         raise Refused(
             Check.EXTERNAL_DATA,
-            f"{part.where} keeps its data in another file; save the model with all data inside "
-            "(onnx.save_model(model, path, save_as_external_data=False))",
+            f"{part.where} keeps its data in another file; save the model with all data inside: "
+            "torch.onnx.export(..., external_data=False), or onnx.save_model(onnx.load(path), path)",
         )
 
 
@@ -124,7 +124,9 @@ def _check_model(model: ModelProto) -> None:
         raise Refused(Check.OPERATORS, "the model is split over devices; export it for one processor")
     if not MIN_IR <= model.ir_version <= IR_VERSION:
         raise Refused(
-            Check.OPERATORS, f"ir_version is {model.ir_version}; {MIN_IR} to {IR_VERSION} are taken: export it again"
+            Check.OPERATORS,
+            f"ir_version is {model.ir_version}; {MIN_IR} to {IR_VERSION} are taken: export it again with a lower "
+            f"target_opset, or set model.ir_version = {IR_VERSION} before saving it",
         )
     _check_operator_sets(model)
 

@@ -10,7 +10,7 @@ import sysconfig
 from typing import Final
 
 OUTPUT_BYTES: Final = 1 << 20
-"""The largest file that the process can write: its answer."""
+"""The longest answer that is read."""
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
@@ -28,12 +28,12 @@ LANDLOCK_READ: Final = 1 << 2 | 1 << 3
 SIGKILL: Final = 9
 
 
-def limit(memory_bytes: int, cpu_s: int) -> None:
+def limit(memory_bytes: int, cpu_s: int, file_bytes: int = OUTPUT_BYTES) -> None:
     """Bounds memory, time, files and their size; no core dump, no new privileges, no life after the parent."""
     for what, wanted in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
+        (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
