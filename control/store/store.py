@@ -14,12 +14,12 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, Executable, create_engine, event, insert, select, update
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from control.store.audit import Entry, Head, append, canonical_json, genesis
-from control.store.tables import audit, history
+from control.store.tables import METADATA, audit, history
 from gateway.contract.errors import Fault, Reason
 
 BUSY_S: Final = 10.0
@@ -88,6 +88,7 @@ class Store:
         self._engine = _engine(Path(path), busy_s)
         with _faults(), self._transaction("BEGIN IMMEDIATE") as connection:
             _migrate(connection)
+            _require_shape(connection)
             self.history_id = _history_id(connection, clock())
 
     @contextmanager
@@ -167,6 +168,19 @@ def _migrate(connection: Connection) -> None:
             Reason.STORE_UNAVAILABLE,
             "the store was written by a newer release of Interlock; start that release, or restore a backup",
         ) from error
+
+
+def _require_shape(connection: Connection) -> None:
+    """Raises Fault for a store whose tables are not those of this build, as one of before a change has them."""
+    found = inspect(connection)
+    for table in METADATA.sorted_tables:
+        columns = {column["name"] for column in found.get_columns(table.name)} if found.has_table(table.name) else set()
+        if columns != set(table.columns.keys()):
+            raise Fault(
+                Reason.STORE_UNAVAILABLE,
+                f"the store is of another build of Interlock (its table {table.name} differs), and nothing converts it "
+                "before the first release: start with an empty data directory",
+            )
 
 
 def _history_id(connection: Connection, now_ns: int) -> str:

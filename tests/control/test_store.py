@@ -307,6 +307,16 @@ def test_a_store_of_a_newer_release_is_refused_with_a_clear_message(store: Store
         Store(tmp_path / "store.sqlite")
 
 
+def test_a_store_of_another_build_is_refused_with_a_clear_message(store: Store, tmp_path: Path) -> None:
+    """One whose tables differ although its migration has the same number, as before the first release they may."""
+    raw = sqlite3.connect(tmp_path / "store.sqlite")
+    raw.execute("ALTER TABLE history RENAME COLUMN root_history_id TO something")
+    raw.commit()
+    raw.close()
+    with pytest.raises(Fault, match="its table history differs"):
+        Store(tmp_path / "store.sqlite")
+
+
 def test_a_secret_is_kept_nowhere_in_the_tokens_table() -> None:
     """Only hashes have a column."""
     assert not {"secret", "token", "text"} & {column.name for column in tokens.c}

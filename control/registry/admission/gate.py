@@ -108,9 +108,11 @@ def _request(candidate: Candidate, limits: Limits) -> bytes:
 
 
 def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
-    """Runs the process in a session and directory of its own. Its input and output are files, so neither can block."""
+    """Runs the process in a session of its own. Its input and output are files, so neither can block.
+
+    The files have no names, and its directory is the root: nothing is left of it, whoever is killed.
+    """
     with (
-        tempfile.TemporaryDirectory(prefix="interlock-admission-") as directory,
         tempfile.TemporaryFile() as given,
         tempfile.TemporaryFile() as answer,
         tempfile.TemporaryFile() as said,
@@ -122,7 +124,7 @@ def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
             stdin=given,
             stdout=answer,
             stderr=said,
-            cwd=directory,
+            cwd="/",
             env=_environment(),
             pass_fds=candidate.descriptors(),
             start_new_session=True,
