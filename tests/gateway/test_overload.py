@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import pytest
 
 from gateway.v1 import scoring_pb2_grpc as rpc
 from tests.gateway import zoo
@@ -15,13 +17,20 @@ from tests.support import until
 CALLS = 64
 
 
-def test_calls_beyond_the_limit_are_refused_with_a_hint_when_to_come_back(tmp_path: Path) -> None:
-    """RESOURCE_EXHAUSTED and OVERLOADED, never UNAVAILABLE, and every other call is answered."""
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
     data = tmp_path / "gateway"
     data.mkdir()
     zoo.place(data)
-    gateway = Gateway(data, "--max-in-flight=2")
-    until(gateway.ready)
+    running = Gateway(data, "--max-in-flight=2")
+    until(running.ready)
+    yield running
+    running.process.terminate()
+    assert running.process.wait(30) == 0
+
+
+def test_calls_beyond_the_limit_are_refused_with_a_hint_when_to_come_back(gateway: Gateway) -> None:
+    """RESOURCE_EXHAUSTED and OVERLOADED, never UNAVAILABLE, and every other call is answered."""
     answered, refused = [], []
 
     def flood() -> bool:
@@ -42,5 +51,3 @@ def test_calls_beyond_the_limit_are_refused_with_a_hint_when_to_come_back(tmp_pa
         assert dict(call.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
     assert answered
     until(lambda: gateway.board("worker-0")["overloaded"] == len(refused))
-    gateway.process.terminate()
-    assert gateway.process.wait(30) == 0
