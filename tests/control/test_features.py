@@ -382,7 +382,7 @@ def chunk_of(rows: list[tuple[Any, ...]]) -> Chunk:
     return check_chunk(VIEW, keys, times, columns, NOW_NS)
 
 
-TestFeatureLog = FeatureLogMachine.TestCase
+TestFeatureLog = pytest.mark.stress(pytest.mark.timeout(1200)(FeatureLogMachine.TestCase))
 TestFeatureLog.settings = settings(max_examples=100 if STRESS else 10, stateful_step_count=12, deadline=None)
 
 

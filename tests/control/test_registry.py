@@ -464,6 +464,8 @@ def keep(store: ArtifactStore, digest: str, size: int, chunks: Iterable[bytes]) 
         publish()
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(600)
 @given(
     data=st.binary(max_size=5000),
     cuts=st.lists(st.integers(0, 5000), max_size=5),

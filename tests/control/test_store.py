@@ -161,7 +161,7 @@ class Units(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-TestUnits = Units.TestCase
+TestUnits = pytest.mark.stress(pytest.mark.timeout(1200)(Units.TestCase))
 TestUnits.settings = settings(
     max_examples=200 if STRESS else 20, stateful_step_count=50 if STRESS else 20, deadline=None, derandomize=True
 )

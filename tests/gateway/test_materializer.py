@@ -203,6 +203,7 @@ def test_another_history_is_a_problem_that_names_both(tmp_path: Path, control: F
         assert board(config, "materializer")["history_id"] == HISTORY
 
 
+@pytest.mark.stress
 def test_a_million_rows_are_loaded(tmp_path: Path, control: FakeControl) -> None:
     """In batches as the control plane makes them; a tenth of it in an ordinary run."""
     config = prepared(tmp_path / "gateway", control=control.address, token_file=tmp_path / "token")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,6 +152,8 @@ def test_a_reader_finds_segments_that_were_made_anew(tmp_path: Path) -> None:
     assert list(resumed.poll()) == []
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
 def test_an_observer_killed_at_any_moment_counts_every_row_once(tmp_path: Path) -> None:
     """Its totals are saved together with its place in the journals."""
     config = prepared(tmp_path / "gateway")
