@@ -17,6 +17,8 @@ from gateway.v1 import inference_pb2 as pb
 LENGTH: Final = struct.Struct("<I")
 """What stands before each element of a raw BYTES tensor."""
 BYTES: Final = "BYTES"
+MAX_DIMENSIONS: Final = 8
+"""Of a tensor: more than any table has, fewer than numpy refuses."""
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
     {
         "BOOL": np.dtype(np.bool_),
@@ -130,9 +132,6 @@ def _size(tensor: Any) -> int:
             Reason.INPUT_MISMATCH, f"input {tensor.name[:100]!r} has shape {list(tensor.shape)[:10]}, which is none"
         )
     return prod(tensor.shape)
-
-
-MAX_DIMENSIONS: Final = 8
 
 
 def _split(tensor: Any, raw: bytes, n: int) -> list[bytes]:
