@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from gateway.config import Config
 from gateway.telemetry import LOG, start_logging
 
+NICENESS: Final = 5
 ROLES: Final = ("worker", "observer", "materializer")
 LEAVE_S: Final = 5.0
 """How much longer than its drain a process may take to leave after its supervisor has died."""
@@ -66,6 +67,8 @@ def run_role(role: str, arguments: Sequence[str]) -> int:
     start_logging("-".join([role, *arguments]), config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor says when to leave
     threading.Thread(target=leave_with_the_supervisor, args=(config,), daemon=True).start()
+    if role != "worker":
+        os.nice(NICENESS)  # callers come first
     try:
         work(role, arguments, config)
     except Exception as error:

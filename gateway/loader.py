@@ -7,9 +7,14 @@ or broken one keeps no other model from its new version.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +28,7 @@ from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
 
 POLL_S: Final = 0.02
 """How soon a new route table is seen; a look at the file costs 2 µs."""
+NICENESS: Final = 10
 RETRY_NS: Final = 10_000_000_000
 """How long a version that failed to load is left alone, doubled at each failure."""
 MAX_RETRY_NS: Final = 320_000_000_000
@@ -40,13 +46,16 @@ class Failure(NamedTuple):
 class Loader:
     """Keeps one pipeline's snapshot in step with the route table. Runs on the pipeline's event loop."""
 
-    def __init__(self, routes_path: Path, artifacts: Path, pipeline: Pipeline) -> None:
+    def __init__(self, routes_path: Path, artifacts: Path, pipeline: Pipeline, turn: Path) -> None:
         self.routes_path = routes_path
+        self.turn = turn
+        """A file that the workers which must not load at the same time have in common."""
         self.artifacts = artifacts
         self.pipeline = pipeline
         self.table: RouteTable | None = None
         self.ready = False
         """Whether every model of the first table is routable, or cannot be loaded."""
+        self._executor = ThreadPoolExecutor(1, "loading", _yield_to_others)
         self._seen: tuple[int, int] = (0, 0)
         self._table_problem = ""
         self._loaded: dict[str, Servable] = {}
@@ -129,7 +138,10 @@ class Loader:
         name = f"{served.model}/{served.version}"
         started_ns = time.monotonic_ns()
         try:
-            servable = await asyncio.to_thread(load, served, self.artifacts)
+            # Before a worker serves, nobody waits for its core.
+            work = partial(load_in_turn, self.turn) if self.ready else load
+            loop = asyncio.get_running_loop()
+            servable = await loop.run_in_executor(self._executor, work, served, self.artifacts)
         except Fault as fault:
             times = self._failures[served.digest].times + 1 if served.digest in self._failures else 1
             pause_ns = min(RETRY_NS << (times - 1), MAX_RETRY_NS)
@@ -139,6 +151,18 @@ class Loader:
         self._failures.pop(served.digest, None)
         self._loaded[served.digest] = servable
         log(logging.INFO, "loaded", version=name, milliseconds=(time.monotonic_ns() - started_ns) // 1_000_000)
+
+
+def _yield_to_others() -> None:
+    """Has this thread run when nobody else wants the core: on Linux a thread has a niceness of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def load_in_turn(turn: Path, served: ServedVersion, artifacts: Path) -> Servable:
+    """Loads a version while no other worker of the same turn does, so that some cores go on serving."""
+    with turn.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return load(served, artifacts)
 
 
 def derive_snapshot(

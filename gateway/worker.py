@@ -42,7 +42,8 @@ async def _serve(config: Config, index: int) -> None:
         config.journal_path / f"worker-{index}", max(config.journal_bytes // config.worker_count, 1 << 17)
     )
     pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes)
-    loader = Loader(config.routes_path, config.artifacts_path, pipeline)
+    turn = config.run_path / f"loading-{index % max(config.worker_count // 2, 1)}.lock"  # half of the workers at most
+    loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn)
     served = ServedHere(config, pipeline, loader)
     streams = {name: method.streams for name, method in METHODS.items()}
     transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods(), refusal, describe)
