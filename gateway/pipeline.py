@@ -20,7 +20,7 @@ from gateway.run import Found, Inferred, Part, Route, Run, gather, infer
 from gateway.servable import Servable
 from gateway.transport import Call, Reply
 from gateway.wire.methods import METHODS
-from gateway.wire.status import internal, refusal
+from gateway.wire.status import internal
 
 
 class Snapshot(NamedTuple):
@@ -69,7 +69,8 @@ class Pipeline:
         try:
             return self._process(calls)
         except Exception as error:  # a fault of ours; the worker and the next batch must live on
-            return [refusal(internal(error))] * len(calls)
+            fault = internal(error)
+            return [METHODS[call.method].refuse(None, fault) for call in calls]
         finally:
             self.runs = ()
 

@@ -311,6 +311,14 @@ BAD_CALLS: list[tuple[str, str, Any, grpc.StatusCode, str, str]] = [
         "usage.roaming",
     ),
     (
+        "feature that is too old and must not be used",
+        "Score",
+        subscriber("strict", "stale"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "FEATURE_STALE",
+        "older than its time-to-live",
+    ),
+    (
         "empty batch",
         "ScoreBatch",
         batch("churn", []),

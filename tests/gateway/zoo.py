@@ -29,7 +29,7 @@ USAGE: Final = FeatureView.model_validate(
             {"name": "minutes", "type": "float32", "default": 1.5, "ttl_s": 3600},
             {"name": "calls", "type": "int64", "default": 0},
             {"name": "state", "type": "string", "default": "other"},
-            {"name": "roaming", "type": "bool", "missing": "reject"},
+            {"name": "roaming", "type": "bool", "missing": "reject", "ttl_s": 3600},
         ],
     }
 )
