@@ -50,6 +50,8 @@ class Config(BaseSettings):
     """Bytes of address space for the online store, fixed when it is created: eight times what it will hold."""
     journal_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Bytes of disk that the journals of all workers take together, reserved at start."""
+    outcomes_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """Bytes of disk that outcomes of all workers may take together until the recorder has put them into the lake."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The least severe log line written: debug, info, warning or error."""
 
@@ -89,6 +91,11 @@ class Config(BaseSettings):
     def journal_path(self) -> Path:
         """The journals, one directory per worker."""
         return self.data / "journal"
+
+    @property
+    def outcomes_path(self) -> Path:
+        """The outcome logs, one directory per worker."""
+        return self.data / "outcomes"
 
     @property
     def run_path(self) -> Path:

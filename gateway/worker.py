@@ -20,6 +20,8 @@ from gateway.config import Config
 from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.loader import POLL_S, Loader
+from gateway.outcome_log import OutcomeLog
+from gateway.outcomes import Outcomes
 from gateway.pipeline import Pipeline, Snapshot
 from gateway.reflection import SERVING, add_reflection
 from gateway.repository import Repository
@@ -45,9 +47,12 @@ async def _serve(config: Config, index: int) -> None:
     turn = config.run_path / f"loading-{index % max(config.worker_count // 2, 1)}.lock"  # half of the workers at most
     loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn)
     served = ServedHere(config, pipeline, loader)
+    outcome_log = OutcomeLog(config.outcomes_path / f"worker-{index}", config.outcomes_bytes // config.worker_count)
+    outcomes = Outcomes(outcome_log, pipeline, config.max_message_bytes)
+    others = {**Repository(served).methods(), **outcomes.methods()}
     streams = {name: method.streams for name, method in METHODS.items()}
-    transport = GrpcioTransport(config, streams, pipeline.process, Repository(served).methods(), refusal, describe)
-    pulse = Pulse(config, index, pipeline, loader, transport)
+    transport = GrpcioTransport(config, streams, pipeline.process, others, refusal, describe)
+    pulse = Pulse(config, index, (pipeline, loader, transport, outcomes))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -65,6 +70,7 @@ async def _serve(config: Config, index: int) -> None:
     log(logging.INFO, "draining", in_flight=transport.in_flight)
     pulse.draining = True
     await transport.drain()
+    outcomes.close()
     following.cancel()
     beating.cancel()
     for task in ended:
@@ -124,13 +130,9 @@ class Pulse:
     the loop hangs.
     """
 
-    def __init__(
-        self, config: Config, index: int, pipeline: Pipeline, loader: Loader, transport: GrpcioTransport
-    ) -> None:
+    def __init__(self, config: Config, index: int, parts: tuple[Pipeline, Loader, GrpcioTransport, Outcomes]) -> None:
         self.board = Board(config.run_path / f"worker-{index}.board")
-        self.pipeline = pipeline
-        self.loader = loader
-        self.transport = transport
+        self.pipeline, self.loader, self.transport, self.outcomes = parts
         self.open = False
         self.draining = False
         self.beat_ns = time.monotonic_ns()
@@ -155,6 +157,7 @@ class Pulse:
     def facts(self) -> dict[str, Any]:
         """What the board says."""
         snapshot, in_flight, journal = self.pipeline.snapshot, self.pipeline.in_flight(), self.pipeline.journal
+        troubles = (journal.problem, self.outcomes.problem)
         return {
             "pid": os.getpid(),
             "revision": snapshot.revision,
@@ -172,7 +175,7 @@ class Pulse:
                 }
                 for model, route in snapshot.routes.items()
             ],
-            "problems": [*self.loader.problems(), *([journal.problem] if journal.problem else [])],
+            "problems": [*self.loader.problems(), *filter(None, troubles)],
             "heartbeat_ns": self.beat_ns,
             "unjournalled": journal.unjournalled,
         }

@@ -75,6 +75,9 @@ class Reason(StrEnum):
     TRANSITION_REFUSED = "TRANSITION_REFUSED"
     HISTORY_MISMATCH = "HISTORY_MISMATCH"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    # Outcomes
+    OUTCOMES_NOT_KEPT = "OUTCOMES_NOT_KEPT"
+    TRIAL_REFUSED = "TRIAL_REFUSED"
 
 
 class Entry(NamedTuple):
@@ -223,6 +226,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
             Code.FAILED_PRECONDITION,
             "The version has no approval for exactly this digest. `interlock approval approve` gives one.",
         ),
+        Reason.TRIAL_REFUSED: Entry(
+            Code.FAILED_PRECONDITION,
+            "A version that nobody approved may answer only where the control plane was started for trial (`interlock up MODEL.onnx`, control.allow_unapproved), for a model without a champion. Everywhere else it is approved and promoted.",
+        ),
         Reason.TRANSITION_REFUSED: Entry(
             Code.FAILED_PRECONDITION,
             "The version's stage does not allow this. The message names the stage and what it allows.",
@@ -234,6 +241,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.STORE_UNAVAILABLE: Entry(
             Code.UNAVAILABLE,
             "The control plane's store cannot be written now (disk full or busy). Nothing was changed; safe to repeat with the same idempotency key.",
+        ),
+        Reason.OUTCOMES_NOT_KEPT: Entry(
+            Code.RESOURCE_EXHAUSTED,
+            "The gateway's host cannot keep outcomes now: its disk is full or failing, or as many as gateway.outcomes_bytes allows wait for the recorder. Nothing of the call counts as recorded; repeat it later with the same ids. Scores are not affected.",
         ),
     }
 )

@@ -6,7 +6,7 @@ when the worker is idle, and more exactly when that helps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 
@@ -36,3 +36,6 @@ class Reply(NamedTuple):
 
 Process = Callable[[Sequence[Call]], Sequence[Reply]]
 """Answers a batch: as many replies as calls, in their order. It never raises."""
+
+Answer = Callable[[bytes], Reply | Awaitable[Reply]]
+"""Answers one call beside the pipeline, at once or later, and never on the loop's time. It never raises."""

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.config import Config
 from gateway.contract.errors import Code, Fault, Reason
-from gateway.transport import Call, Process, Reply
+from gateway.transport import Answer, Call, Process, Reply
 
 RETRY_PUSHBACK_MS: Final = "50"
 """When an overloaded worker's caller may come back; half a second of queue drains in less."""
@@ -58,7 +58,7 @@ def channel_arguments(config: Config) -> list[tuple[str, int]]:
 
 
 class GrpcioTransport(grpc.GenericRpcHandler):
-    """Serves the methods that `process` answers, others that are answered at once, and health beside them.
+    """Serves the methods that `process` answers, others that something else answers, and health beside them.
 
     `methods` are full names, with whether each streams; `others` are unary; `refuse` is how a fault is told,
     `describe` adds what describes the services. Whatever else is called is answered METHOD_UNKNOWN.
@@ -69,7 +69,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         config: Config,
         methods: Mapping[str, bool],
         process: Process,
-        others: Mapping[str, Callable[[bytes], Reply]],
+        others: Mapping[str, Answer],
         refuse: Callable[[Fault], Reply],
         describe: Callable[[grpc.aio.Server], None],
     ) -> None:
@@ -91,7 +91,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
             for name, streams in methods.items()
         }
         self._handlers |= {
-            name: grpc.unary_unary_rpc_method_handler(_at_once(answer)) for name, answer in others.items()
+            name: grpc.unary_unary_rpc_method_handler(_beside(answer)) for name, answer in others.items()
         }
         self._overload = refuse(
             Fault(
@@ -148,7 +148,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 
     def _unknown(self, method: str) -> Callable[[bytes, Any], Any]:
         fault = Fault(Reason.METHOD_UNKNOWN, f"no method {method[:200]} is served here; compare the protos")
-        return _at_once(lambda _: self.refuse(fault))
+        return _beside(lambda _: self.refuse(fault))
 
     def _behaviour(self, method: str) -> Callable[[bytes, Any], Any]:
         default_ns = self.config.default_deadline_ms * 1_000_000
@@ -237,9 +237,10 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], reply: Reply) 
     await context.abort(STATUS[reply.code], reply.message, trailers)
 
 
-def _at_once(answer: Callable[[bytes], Reply]) -> Callable[[bytes, Any], Any]:
+def _beside(answer: Answer) -> Callable[[bytes, Any], Any]:
     async def behaviour(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        reply = answer(request)
+        said = answer(request)
+        reply = said if isinstance(said, Reply) else await said
         if reply.code:
             await _abort(context, reply)
         return reply.body
