@@ -37,6 +37,8 @@ class Config(BaseSettings):
     """Bytes of the largest message taken: 10,000 rows of a wide view fit, artifacts come in chunks of 1 MiB."""
     max_artifact_bytes: Annotated[int, Field(gt=0)] = 256 << 20
     """Bytes of the largest artifact taken."""
+    allow_unapproved: bool = False
+    """Whether versions that nobody approved may answer, marked so: for trial by one person, on loopback only."""
     drain_ms: Annotated[int, Field(ge=0)] = 5000
     """Milliseconds that calls in flight get to finish when the control plane stops."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"

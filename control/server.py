@@ -31,6 +31,7 @@ from control.registry.service import RegistryService
 from control.rollout.data_plane import DataPlaneService
 from control.rollout.hub import Hub
 from control.rollout.service import RolloutService, current_table
+from control.rollout.trial_store import end_trials
 from control.security import Token, require_loopback
 from control.store.store import Store
 from control.telemetry import log
@@ -66,11 +67,13 @@ class ControlPlane:
     """
 
     def __init__(self, config: Config) -> None:
-        require_loopback(config.address)
+        require_loopback(config.address)  # also what control.allow_unapproved rests on
         self._config = config
         config.address_path.unlink(missing_ok=True)  # one that was killed left it
         self.store = Store(config.store_path)
         ensure_first_tokens(self.store, time.time_ns(), config.operator_token_path, config.gateway_token_path)
+        if not config.allow_unapproved:
+            end_trials(self.store, "control")
         self._hub = Hub(current_table(self.store))
         self._calls = ThreadPoolExecutor(config.threads, "call")
         self._streams = ThreadPoolExecutor(config.max_streams, "stream")
@@ -119,8 +122,9 @@ class ControlPlane:
         registry = RegistryService(self.store, artifacts, Admission())
         guard.serve(_service(registry_pb2, "RegistryService"), registry)
         guard.serve(_service(features_pb2, "FeaturesService"), FeaturesService(self.store, feature_log))
-        guard.serve(_service(governance_pb2, "GovernanceService"), GovernanceService(self.store))
-        guard.serve(_service(rollout_pb2, "RolloutService"), RolloutService(self.store, self._hub))
+        rollout = RolloutService(self.store, self._hub, self._config.allow_unapproved)
+        guard.serve(_service(governance_pb2, "GovernanceService"), GovernanceService(self.store, rollout.publish))
+        guard.serve(_service(rollout_pb2, "RolloutService"), rollout)
         guard.serve(_service(data_plane_pb2, "DataPlaneService"), data_plane)
         for service in ("", *guard.services):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

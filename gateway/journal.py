@@ -30,9 +30,10 @@ SEGMENT: Final = struct.Struct("<8sIIQ")
 SEGMENT_BYTES: Final = 64
 FRAME: Final = struct.Struct("<II")
 """Length of the block with this frame, checksum of the rest. A length of 0 is the end, so far."""
-HEAD: Final = struct.Struct("<QQqQqQ8s6IIHH")
-"""Serial, first row, time_ns, revision, version, feature sequence, prefix, stages_ns, rows, bytes of the model's name,
-parts of the payload."""
+HEAD: Final = struct.Struct("<QQqQqQ8sQ6IIHHH")
+"""Serial, first row, time_ns, revision, version, feature sequence, prefix, rollout, stages_ns, rows, step, bytes of the
+model's name, parts of the payload."""
+LABEL_BYTES: Final = 8
 RETRY_NS: Final = 10_000_000_000
 """How often a writer without segments tries to make them."""
 STAGES: Final = ("wire", "route", "features", "infer", "record", "reply")
@@ -53,11 +54,14 @@ ROW: Final = np.dtype(
     ]
 )
 """One row. `feature_age_ms` is -1 without stored features; `decision` is the index of the label, -1 for none; `reason`
-is 0 for a row that was answered, else one more than the place of its Reason in the catalogue."""
+is 0 for a row that was answered, else one more than the place of its Reason in the catalogue. `weight_bps` is the
+challenger's probability when the row was assigned, 0 without a rollout; `arm` is what it was assigned to, `answered_by`
+the arm whose version answered. An `entity_hash` of 0 stands for no entity."""
 
 FLAG_UNKNOWN: Final = 1
 FLAG_STALE: Final = 2
-"""Bits of `flags`: an entity has no stored features at all; a default stands for a stale value."""
+FLAG_UNAPPROVED: Final = 4
+"""Bits of `flags`: an entity has no stored features; a default stands for a stale value; the version is on trial."""
 
 
 class Block(NamedTuple):
@@ -76,6 +80,12 @@ class Block(NamedTuple):
     """Of type ROW."""
     payload: Sequence[bytes]
     """The raw feature rows of each view, then the values of each request-time input."""
+    labels: Sequence[bytes] = ()
+    """Of 8 bytes, one for each part of the payload that is a view's rows: the view's key in the online store."""
+    rollout_id: int = 0
+    """The rollout that assigned the rows; 0 for rows that prove nothing about one."""
+    step: int = 0
+    """The rollout's step in force."""
     prefix: str = ""
     """Names the worker's life; with a row's number, the prediction's id. Set by the writer."""
     first_row: int = 0
@@ -133,13 +143,16 @@ class JournalWriter:
             block.version,
             block.feature_sequence,
             self.raw_prefix,
+            block.rollout_id,
             *block.stages_ns,
             n,
+            block.step,
             len(model),
             len(block.payload),
         )
         lengths = struct.pack(f"<{len(block.payload)}I", *map(len, block.payload))
-        body = b"".join((head, model, lengths, block.rows.tobytes(), *block.payload))
+        labels = b"".join(block.labels).ljust(LABEL_BYTES * len(block.payload), b"\0")
+        body = b"".join((head, model, lengths, labels, block.rows.tobytes(), *block.payload))
         self.next_row += n
         if not self._write(body):
             self.unjournalled += n

@@ -177,7 +177,7 @@ def derive_snapshot(
     for model, served in table.champions.items():
         servable = loaded.get(served.digest)
         if servable is not None and served.feature_sequence <= feature_sequence:
-            routes[model] = Route(servable, table.revision)
+            routes[model] = Route(servable, table.revision, served.unapproved)
         elif model in current.routes:
             routes[model] = current.routes[model]
             behind = True

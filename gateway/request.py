@@ -75,6 +75,8 @@ class Answers(NamedTuple):
     stale: npt.NDArray[np.bool_] | None
     """Shape (n,): whether a default stands for a stale value; None where none does."""
     errors: Mapping[int, Fault]
+    unapproved: bool = False
+    """Whether the version answers on trial."""
 
 
 class Slice(NamedTuple):

@@ -34,6 +34,8 @@ class Route(NamedTuple):
 
     servable: Servable
     revision: int
+    unapproved: bool = False
+    """Whether the version is on trial: not of the servable, which stays the same when it is approved and promoted."""
 
 
 class Part(NamedTuple):

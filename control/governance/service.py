@@ -50,8 +50,9 @@ class Keyed(Protocol):
 class GovernanceService(GovernanceServiceServicer):
     """Answers from the store, and changes it in units of work."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, publish: Callable[[], None]) -> None:
         self._store = store
+        self._publish = publish  # a decision against a version on trial ends the trial
 
     def ListApprovals(self, request: pb.ListApprovalsRequest, context: ServicerContext) -> pb.ListApprovalsResponse:
         """Pending first, then newest first."""
@@ -88,7 +89,9 @@ class GovernanceService(GovernanceServiceServicer):
             decision = _decide(unit, record, Event.REJECT, comment)
             return pb.RejectVersionResponse(approval=_approval(decision)).SerializeToString()
 
-        return pb.RejectVersionResponse.FromString(self._once("RejectVersion", request, context, change))
+        answer = self._once("RejectVersion", request, context, change)
+        self._publish()
+        return pb.RejectVersionResponse.FromString(answer)
 
     def CreateToken(self, request: pb.CreateTokenRequest, context: ServicerContext) -> pb.CreateTokenResponse:
         """Makes a token. Its secret is in this answer and nowhere else: what is kept for repeats has none."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from control.rollout.lifecycle import Stage
+from control.rollout.trial import Trial
 from control.rollout.version import PinnedViewRecord, VersionRecord
-from control.store.tables import approvals, audit, feature_batches, feature_views, models, versions
+from control.store.tables import approvals, audit, feature_batches, feature_views, models, trials, versions
 from gateway.contract.errors import Fault, Reason
 
 
@@ -59,6 +60,29 @@ def ever_champions(connection: Connection, model: str = "") -> list[VersionRecor
     if model:
         query = query.where(versions.c.model == model)
     return [_version(row) for row in connection.execute(query)]
+
+
+def all_trials(connection: Connection) -> list[Trial]:
+    """Every model's trial, also where it is over."""
+    return [Trial(*row) for row in connection.execute(select(*(trials.c[name] for name in Trial._fields)))]
+
+
+def tried_versions(connection: Connection) -> list[VersionRecord]:
+    """The versions that trials name."""
+    named = (trials.c.model == versions.c.model) & (trials.c.version == versions.c.version)
+    return [_version(row) for row in connection.execute(select(*_COLUMNS).join(trials, named))]
+
+
+def save_trial(connection: Connection, trial: Trial) -> None:
+    """Puts a trial in the place of the model's former one."""
+    connection.execute(delete(trials).where(trials.c.model == trial.model))
+    connection.execute(insert(trials).values(**trial._asdict()))
+
+
+def end_trial(connection: Connection, model: str, sequence: int) -> None:
+    """Ends the model's trial by the audit entry `sequence`, where it has one."""
+    running = (trials.c.model == model) & (trials.c.version != 0)
+    connection.execute(update(trials).where(running).values(version=0, sequence=sequence))
 
 
 def save(connection: Connection, record: VersionRecord) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from control.rollout.lifecycle import Stage
+from control.rollout.trial import Trial, changed_at, on_trial
 from control.rollout.version import PinnedViewRecord, VersionRecord
 from gateway.contract.document import document_from_json
 
@@ -22,6 +23,8 @@ class ServedVersion(NamedTuple):
     golden_sha256: str
     document_json: str
     feature_sequence: int
+    unapproved: bool = False
+    """Whether it is on trial."""
 
 
 class ModelRoute(NamedTuple):
@@ -49,23 +52,32 @@ def pinned_hashes(records: Iterable[VersionRecord]) -> frozenset[str]:
     )
 
 
-def derive(history_id: str, records: Iterable[VersionRecord], views: Mapping[str, PinnedViewRecord]) -> RouteTable:
+def derive(
+    history_id: str,
+    records: Iterable[VersionRecord],
+    views: Mapping[str, PinnedViewRecord],
+    trials: Collection[Trial] = (),
+) -> RouteTable:
     """The one table that these records make, in whatever order they come.
 
     A champion leaves only by the entry that makes another one, so the newest entry that moved a version which is or was
-    champion is the newest one that changed the table.
+    champion is the newest one that changed the table. `trials` name versions among the records; a normal installation
+    has none.
     """
     known = sorted(records)
     champions = [record for record in known if record.stage is Stage.CHAMPION]
     kept = {record.model: kept_versions(known, record.model) for record in champions}
+    tried = on_trial(trials, known, champions)
     named = [*champions, *(record for former in kept.values() for record in former)]
+    moved = [record.stage_sequence for record in known if record in champions or record.champion_sequence]
+    routes = [
+        ModelRoute(record.model, _served(record), tuple(_served(former) for former in kept[record.model]))
+        for record in champions
+    ]
     return RouteTable(
         history_id,
-        max((record.stage_sequence for record in known if record in champions or record.champion_sequence), default=0),
-        tuple(
-            ModelRoute(record.model, _served(record), tuple(_served(former) for former in kept[record.model]))
-            for record in champions
-        ),
+        max((*moved, changed_at(trials, known)), default=0),
+        tuple(sorted([*routes, *(ModelRoute(record.model, _served(record, unapproved=True)) for record in tried)])),
         tuple(views[view_hash] for view_hash in sorted(pinned_hashes(named))),
     )
 
@@ -81,7 +93,7 @@ def is_former(record: VersionRecord) -> bool:
     return record.champion_sequence > 0 and record.stage in (Stage.STANDBY, Stage.APPROVED)
 
 
-def _served(record: VersionRecord) -> ServedVersion:
+def _served(record: VersionRecord, unapproved: bool = False) -> ServedVersion:
     return ServedVersion(
         record.version,
         record.digest,
@@ -89,4 +101,5 @@ def _served(record: VersionRecord) -> ServedVersion:
         record.golden_sha256,
         record.document_json,
         record.feature_sequence,
+        unapproved,
     )

@@ -12,7 +12,9 @@ from control.rollout.hub import Gateway, Hub
 from control.rollout.lifecycle import Stage
 from control.rollout.promotion import check_promotable, promotion_moves, retired, rollback_moves, rollback_target
 from control.rollout.records import (
+    all_trials,
     approvers,
+    end_trial,
     ever_champions,
     find_version,
     last_change,
@@ -21,11 +23,14 @@ from control.rollout.records import (
     newest_batches,
     save,
     stage_change,
+    tried_versions,
     versions_in,
     views_by_hash,
 )
 from control.rollout.routes import RouteTable, derive, kept_versions, pinned_hashes
 from control.rollout.status import problems_of
+from control.rollout.trial import on_trial
+from control.rollout.trial_store import put_on_trial
 from control.rollout.version import VersionRecord
 from control.security import caller
 from control.store.idempotency import once
@@ -40,11 +45,15 @@ HOLDERS: Final = frozenset({Stage.CHAMPION, Stage.STANDBY})
 
 
 class RolloutService(RolloutServiceServicer):
-    """Decides, commits, and publishes what it committed."""
+    """Decides, commits, and publishes what it committed.
 
-    def __init__(self, store: Store, hub: Hub) -> None:
+    `allow_unapproved` lets versions answer on trial.
+    """
+
+    def __init__(self, store: Store, hub: Hub, allow_unapproved: bool = False) -> None:
         self._store = store
         self._hub = hub
+        self._allow_unapproved = allow_unapproved
 
     def PromoteVersion(self, request: pb.PromoteVersionRequest, context: ServicerContext) -> pb.PromoteVersionResponse:
         """Makes the version champion, then waits outside of the commit for gateways to confirm."""
@@ -60,6 +69,23 @@ class RolloutService(RolloutServiceServicer):
         answer = once(self._store, actor, request.idempotency_key, "PromoteVersion", content, change)
         self.publish()
         response = pb.PromoteVersionResponse.FromString(answer)
+        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
+        response.confirmed.extend(found.confirmed)
+        response.pending.extend(found.pending)
+        return response
+
+    def TryVersion(self, request: pb.TryVersionRequest, context: ServicerContext) -> pb.TryVersionResponse:
+        """Puts an unapproved version on trial where that is allowed, then waits for gateways to confirm."""
+        _check_wait(request.wait_ms)
+
+        def change(unit: Unit) -> bytes:
+            revision = put_on_trial(unit, request.model, request.version, self._allow_unapproved)
+            return pb.TryVersionResponse(revision=revision).SerializeToString()
+
+        content = pb.TryVersionRequest(model=request.model, version=request.version).SerializeToString()
+        answer = once(self._store, caller(context).actor, request.idempotency_key, "TryVersion", content, change)
+        self.publish()
+        response = pb.TryVersionResponse.FromString(answer)
         found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
         response.confirmed.extend(found.confirmed)
         response.pending.extend(found.pending)
@@ -107,9 +133,11 @@ class RolloutService(RolloutServiceServicer):
         with self._store.read() as connection:
             names = model_names(connection, request.model)
             holders = {(record.model, record.stage): record for record in versions_in(connection, HOLDERS)}
+            champions = [record for (_, stage), record in holders.items() if stage is Stage.CHAMPION]
+            tried = {r.model: r for r in on_trial(all_trials(connection), tried_versions(connection), champions)}
             return pb.GetStatusResponse(
                 revision=_table(connection, self._store.history_id).revision,
-                models=[_model_status(connection, name, holders, gateways) for name in names],
+                models=[_model_status(connection, name, holders, gateways, tried.get(name)) for name in names],
                 gateways=[_gateway_status(gateway) for gateway in gateways],
                 feature_sequence=newest_batch(connection),
             )
@@ -146,6 +174,7 @@ def promote(unit: Unit, model: str, version: int) -> int:
         unit.connection,
         promoted._replace(stage_sequence=sequence, champion_sequence=sequence, feature_sequence=feature_sequence),
     )
+    end_trial(unit.connection, model, sequence)
     return sequence
 
 
@@ -180,8 +209,8 @@ def _checked_reason(given: str) -> str:
 
 
 def _table(connection: Connection, history_id: str) -> RouteTable:
-    known = ever_champions(connection)
-    return derive(history_id, known, views_by_hash(connection, pinned_hashes(known)))
+    known = list(dict.fromkeys([*ever_champions(connection), *tried_versions(connection)]))
+    return derive(history_id, known, views_by_hash(connection, pinned_hashes(known)), all_trials(connection))
 
 
 def _model_status(
@@ -189,13 +218,15 @@ def _model_status(
     model: str,
     holders: dict[tuple[str, Stage], VersionRecord],
     gateways: list[Gateway],
+    tried: VersionRecord | None,
 ) -> pb.ModelStatus:
     champion = holders.get((model, Stage.CHAMPION))
     standby = holders.get((model, Stage.STANDBY))
     status = pb.ModelStatus(
         model=model,
         standby_version=standby.version if standby else 0,
-        problems=problems_of(model, champion, gateways),
+        problems=problems_of(model, champion or tried, gateways),
+        trial_version=tried.version if tried else 0,
         kept_versions=[record.version for record in kept_versions(ever_champions(connection, model), model)],
         last_change=pb.LastChange(**last_change(connection, model)._asdict()),
     )

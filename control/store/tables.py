@@ -107,6 +107,18 @@ approval of its digest.
 audit entry that last made it champion: 0 where none did, or where it was rolled back since.
 """
 
+trials: Final = Table(
+    "trials",
+    METADATA,
+    Column("model", Text, ForeignKey("models.name"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+)
+"""The version of a model that answers on trial, unapproved: 0 for none any more, since the audit entry `sequence`.
+
+Apart from the stages on purpose: what is on trial is where it was, and every rule of the stages holds for it.
+"""
+
 approvals: Final = Table(
     "approvals",
     METADATA,

@@ -19,7 +19,7 @@ from gateway.wire.tensors import DATATYPES, read_tensors, write_raw
 
 SERVICE: Final = "inference.GRPCInferenceService"
 RESERVED_PREFIX: Final = "triton_"
-FLAGS: Final = ("entity_unknown", "features_stale")
+FLAGS: Final = ("entity_unknown", "features_stale", "unapproved")
 
 
 def decode_infer(call: Call) -> Request:
@@ -98,8 +98,8 @@ def _parameters(answers: Answers, start: int, stop: int) -> dict[str, int | str]
         found["interlock_defaulted"] = _joined(answers.defaulted[start:stop])
     if answers.ages_ms:
         found["interlock_feature_age_ms"] = _joined(answers.ages_ms[start:stop])
-    if answers.unknown is not None or answers.stale is not None:
-        marks = (answers.unknown, answers.stale)
+    if answers.unknown is not None or answers.stale is not None or answers.unapproved:
+        marks = (answers.unknown, answers.stale, [True] * stop if answers.unapproved else None)
         rows = [
             "|".join(f for f, m in zip(FLAGS, marks, strict=True) if m is not None and m[r]) for r in range(start, stop)
         ]

@@ -30,6 +30,42 @@ class ServedVersion(NamedTuple):
     """The pinned views, by name."""
     feature_sequence: int
     """The online store must have applied this feature batch before the version is routable."""
+    unapproved: bool = False
+    """Whether it is on trial: every reply says so."""
+
+
+class Canary(NamedTuple):
+    """A challenger that answers a share of the traffic, and the version that it is compared with."""
+
+    rollout_id: int
+    challenger: ServedVersion
+    control: ServedVersion
+    weight_bps: int
+    step: int
+    salt: bytes
+    per_request: bool
+    """Whether each request is assigned by a draw of its own, and not by its entity."""
+    guards: Mapping[str, Guard]
+    """What a gateway may withdraw the challenger by, by metric."""
+    judges: frozenset[str]
+    """Ids of the gateways that may."""
+
+
+class Guard(NamedTuple):
+    """A test of one metric."""
+
+    alpha: float
+    """The gateway's own share of the risk of a false rollback."""
+    rho: float
+    """The ratio of bad events, challenger over control, that is tolerated."""
+
+
+class Shadow(NamedTuple):
+    """A version that scores a copy of the traffic."""
+
+    rollout_id: int
+    version: ServedVersion
+    mirrored_bps: int
 
 
 class RouteTable(NamedTuple):
@@ -40,6 +76,8 @@ class RouteTable(NamedTuple):
     champions: Mapping[str, ServedVersion]
     kept: Mapping[str, tuple[ServedVersion, ...]] = MappingProxyType({})
     """Former champions, the last one first: on disk, to step back to, and not loaded."""
+    canaries: Mapping[str, Canary] = MappingProxyType({})
+    shadows: Mapping[str, tuple[Shadow, ...]] = MappingProxyType({})
 
 
 def parse_routes(raw: bytes) -> RouteTable:
@@ -63,6 +101,24 @@ def parse_routes(raw: bytes) -> RouteTable:
     return RouteTable(message.history_id, message.revision, champions, kept)
 
 
+def _canary(model: str, canary: pb.Canary, views: Mapping[str, FeatureView]) -> Canary:
+    return Canary(
+        rollout_id=canary.rollout_id,
+        challenger=_served(model, canary.challenger, views),
+        control=_served(model, canary.control, views),
+        weight_bps=canary.weight_bps,
+        step=canary.step,
+        salt=canary.salt,
+        per_request=canary.per_request,
+        guards={guard.metric: Guard(guard.alpha, guard.rho) for guard in canary.guards},
+        judges=frozenset(canary.judges),
+    )
+
+
+def _shadow(model: str, shadow: pb.Shadow, views: Mapping[str, FeatureView]) -> Shadow:
+    return Shadow(shadow.rollout_id, _served(model, shadow.version, views), shadow.mirrored_bps)
+
+
 def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureView]) -> ServedVersion:
     document = document_from_json(served.document_json)
     if absent := [pinned for pinned in document.views.values() if pinned not in views]:
@@ -76,4 +132,5 @@ def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureVie
         document=document,
         views={name: views[pinned] for name, pinned in document.views.items()},
         feature_sequence=served.feature_sequence,
+        unapproved=served.unapproved,
     )

@@ -22,6 +22,7 @@ DOUBLE: Final = struct.Struct("<d")
 LAST_DIGITS: Final = tuple(f"{number:03x}" for number in range(4096))
 ENTITY_UNKNOWN: Final = pb.FLAG_ENTITY_UNKNOWN
 FEATURES_STALE: Final = pb.FLAG_FEATURES_STALE
+UNAPPROVED: Final = pb.FLAG_UNAPPROVED
 KINDS: Final[Mapping[str, Dtype]] = MappingProxyType(
     {"number": Dtype.FLOAT32, "integer": Dtype.INT64, "text": Dtype.STRING, "flag": Dtype.BOOL}
 )
@@ -59,7 +60,7 @@ def encode_score(part: Slice) -> bytes:
     """
     answers, row = part.answers, part.start
     encoded = (
-        _score_head(answers.model, answers.version, answers.revision, answers.arm)
+        _score_head(answers.model, answers.version, answers.revision, answers.arm, answers.unapproved)
         + b"\x22\x1c%s%012x\x31" % (answers.raw_prefix, answers.first_row + row)
         + DOUBLE.pack(answers.scores[row])
     )
@@ -77,8 +78,10 @@ def encode_score(part: Slice) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _score_head(model: str, version: int, revision: int, arm: int) -> bytes:
+def _score_head(model: str, version: int, revision: int, arm: int, unapproved: bool) -> bytes:
     head = pb.ScoreResponse(model=model, version=version, revision=revision, arm=arm)  # type: ignore[arg-type]  # same numbers, other enum
+    if unapproved:
+        head.flags.append(UNAPPROVED)
     return head.SerializeToString()
 
 
@@ -120,9 +123,9 @@ def encode_batch(part: Slice) -> bytes:
     if answers.ages_ms is not None:
         response.feature_ages_ms.extend(answers.ages_ms[start:stop])
         response.defaulted.extend(answers.defaulted[start:stop] if answers.defaulted else [0] * n)
-    if answers.unknown is not None or answers.stale is not None:
+    if answers.unknown is not None or answers.stale is not None or answers.unapproved:
         for row in rows:
-            if flags := _flags(answers, row):
+            if flags := [*_flags(answers, row), *([UNAPPROVED] if answers.unapproved else [])]:
                 response.flags.append(pb.RowFlags(row=row - start, flags=flags))
     return response.SerializeToString()
 

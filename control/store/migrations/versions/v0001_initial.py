@@ -180,6 +180,21 @@ def upgrade() -> None:
     op.create_index("one_champion", "versions", ["model"], unique=True, sqlite_where=sa.text("stage = 'champion'"))
     op.create_index("one_standby", "versions", ["model"], unique=True, sqlite_where=sa.text("stage = 'standby'"))
     op.create_table(
+        "trials",
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model"],
+            ["models.name"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["sequence"],
+            ["audit.sequence"],
+        ),
+        sa.PrimaryKeyConstraint("model"),
+    )
+    op.create_table(
         "approvals",
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
