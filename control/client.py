@@ -150,6 +150,13 @@ class ControlPlane(Connection):
         )
         return self.call(self._rollout.PromoteVersion, request, CHANGE_S + wait_s)
 
+    def try_version(self, model: str, version: int, wait_s: float = 0, key: str = "") -> rollout_pb2.TryVersionResponse:
+        """Lets an unapproved version answer, where the control plane was started for trial."""
+        request = rollout_pb2.TryVersionRequest(
+            idempotency_key=key or new_key(), model=model, version=version, wait_ms=int(wait_s * 1000)
+        )
+        return self.call(self._rollout.TryVersion, request, CHANGE_S + wait_s)
+
     def roll_back(
         self, model: str, to_version: int = 0, reason: str = "", wait_s: float = 0, key: str = ""
     ) -> rollout_pb2.RollBackResponse:

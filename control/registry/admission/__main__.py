@@ -16,7 +16,7 @@ def main() -> None:
     """Examines one model and answers on what stdout was; whatever libraries print there goes nowhere."""
     request: dict[str, Any] = json.load(sys.stdin)
     limits = Limits(**request["limits"])
-    with _answer_file() as answer:
+    with answer_file() as answer:
         limit(limits.memory_bytes, limits.cpu_s, max(limits.model_bytes, OUTPUT_BYTES))
         answer.write(outcome(lambda: _examine(request, limits)))
     os._exit(0)  # tidying up would run code that hostile bytes may have reached
@@ -65,7 +65,7 @@ def _read(descriptor: int, max_bytes: int) -> bytes:
         return file.read(max_bytes + 1)
 
 
-def _answer_file() -> BinaryIO:
+def answer_file() -> BinaryIO:
     """Keeps what stdout was for the answer alone."""
     kept = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -78,9 +78,9 @@ def observe(
     loaded: Loaded, document: ModelDocument, views: Mapping[str, FeatureView], golden_text: str, limits: Limits
 ) -> Observed:
     """Runs the model as gateways will, and refuses one that does not do what its document says."""
-    feeds = _signature(loaded, document, views)
+    feeds = signature(loaded, document, views)
     golden = _golden(golden_text, document, views)
-    run, one_row = _runner(loaded.session, document), takes_one_row(loaded.inputs)
+    run, one_row = runner(loaded.session, document), takes_one_row(loaded.inputs)
     if one_row:
         run = partial(row_by_row, run)
     inputs = golden_inputs(feeds, golden)
@@ -107,7 +107,8 @@ def _tensors(values: list[Any]) -> tuple[GraphTensor, ...]:
     return tuple(GraphTensor(value.name, value.type, tuple(value.shape or ())) for value in values)
 
 
-def _signature(loaded: Loaded, document: ModelDocument, views: Mapping[str, FeatureView]) -> tuple[Feed, ...]:
+def signature(loaded: Loaded, document: ModelDocument, views: Mapping[str, FeatureView]) -> tuple[Feed, ...]:
+    """How the document's inputs feed the graph's; refuses where they do not fit together."""
     try:
         feeds = plan_inputs(document, views, loaded.inputs)
     except (ValueError, KeyError) as error:
@@ -140,7 +141,9 @@ def _golden(text: str, document: ModelDocument, views: Mapping[str, FeatureView]
     return golden
 
 
-def _runner(session: Any, document: ModelDocument) -> Callable[[Inputs], Array]:
+def runner(session: Any, document: ModelDocument) -> Callable[[Inputs], Array]:
+    """What runs the model's score output; refuses a model that fails."""
+
     def run(inputs: Inputs) -> Array:
         try:
             return np.asarray(session.run([document.output.score], dict(inputs))[0])

@@ -70,7 +70,7 @@ class Admission:
         try:
             request = _request(candidate, self._limits)
             with self._running:
-                ended = _run(request, candidate, self._limits)
+                ended = run_disposable(request, candidate.descriptors(), self._limits)
             return verdict(ended, self._limits)
         except Refused as refused:
             raise Fault(
@@ -107,9 +107,10 @@ def _request(candidate: Candidate, limits: Limits) -> bytes:
     return raw
 
 
-def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
-    """Runs the process in a session of its own. Its input and output are files, so neither can block.
+def run_disposable(request: bytes, descriptors: tuple[int, ...], limits: Limits, module: str = MODULE) -> Ended:
+    """Runs a disposable process, which inherits the descriptors, in a session of its own.
 
+    Its input and output are files, so neither can block.
     The files have no names, and its directory is the root: nothing is left of it, whoever is killed.
     """
     with (
@@ -120,13 +121,13 @@ def _run(request: bytes, candidate: Candidate, limits: Limits) -> Ended:
         given.write(request)
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE],
+            [sys.executable, "-P", "-m", module],
             stdin=given,
             stdout=answer,
             stderr=said,
             cwd="/",
             env=_environment(),
-            pass_fds=candidate.descriptors(),
+            pass_fds=descriptors,
             start_new_session=True,
         )
         code = _wait(process, limits.wall_s)
@@ -159,7 +160,16 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def verdict(ended: Ended, limits: Limits) -> Report:
-    """The report, or Refused: a process that died or said nothing has examined a model that will not be served."""
+    """The report, or Refused."""
+    answer = parsed(ended, limits)
+    try:
+        return report_from_json(json.dumps(answer["report"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable() from error
+
+
+def parsed(ended: Ended, limits: Limits) -> dict[str, Any]:
+    """What the process answered, or Refused: one that died or said nothing had a model that will not be served."""
     if ended.code is None:
         raise Refused(Check.TIME, f"it was not through after {limits.wall_s:g} s; a smaller model will be")
     if ended.code in KILLED_FOR_TIME:
@@ -170,16 +180,20 @@ def verdict(ended: Ended, limits: Limits) -> Report:
         raise Refused(
             Check.CRASH, f"the process that examined it died with {how}; export it again with current converters"
         )
-    return _parsed(ended.output)
+    return _read_answer(ended.output)
 
 
-def _parsed(output: bytes) -> Report:
+def _read_answer(output: bytes) -> dict[str, Any]:
     """Reads the answer. What wrote it had hostile bytes in memory, so nothing of it is taken on trust."""
     try:
         answer: dict[str, Any] = json.loads(output)
         if "refused" not in answer:
-            return report_from_json(json.dumps(answer["report"]))
+            return answer
         check, message = Check(answer["refused"]), str(answer["message"])[:2000]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(Check.CRASH, "the process that examined it gave no answer that can be read") from error
+        raise _unreadable() from error
     raise Refused(check, message)
+
+
+def _unreadable() -> Refused:
+    return Refused(Check.CRASH, "the process that examined it gave no answer that can be read")
