@@ -5,7 +5,8 @@ REPORT ?=
 ONLY ?=
 FULL ?=
 
-.PHONY: demo test stress bench check
+.PHONY: demo test conformance stress bench check
+.PRECIOUS: .venv-conformance/%.ok
 
 demo: .venv/demo.ok
 	$(BIN)/python -m control.demo --data .interlock-demo $(if $(REPORT),--report $(REPORT))
@@ -13,7 +14,11 @@ demo: .venv/demo.ok
 test: check
 	$(BIN)/pytest -n 2 --dist worksteal
 
-stress: .venv/dev.ok
+# Clients that we did not write, each in an environment of its own: some 40 s to make them, once.
+conformance: .venv/dev.ok .venv-conformance/tritonclient.ok .venv-conformance/kserve.ok
+	$(BIN)/pytest tests/conformance
+
+stress: conformance
 	STRESS=1 $(BIN)/pytest -m stress -n 2 --dist worksteal
 
 bench: .venv/dev.ok
@@ -37,4 +42,9 @@ check: .venv/dev.ok
 
 .venv/dev.ok: .venv/demo.ok
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+.venv-conformance/%.ok: tests/conformance/%.txt
+	$(PYTHON) -m venv --clear .venv-conformance/$*
+	.venv-conformance/$*/bin/pip install --quiet --requirement $<
 	touch $@

@@ -19,6 +19,7 @@ from gateway.contract.tensors import COLUMN_DTYPES, GRAPH_DTYPES, Array, GraphTe
 
 ENTITY_ID: Final = "entity_id"
 """The tensor with the keys of a model that has one entity; those of a model with several bear the entities' names."""
+MAX_INT64: Final = np.iinfo(np.int64).max
 TAKES: Final[Mapping[Dtype, str]] = {Dtype.FLOAT32: "f", Dtype.INT64: "iu", Dtype.STRING: "O", Dtype.BOOL: "b"}
 """The kinds of numpy arrays that a request-time input of each type takes; a float32 takes whole numbers besides."""
 
@@ -103,7 +104,11 @@ def _requested(item: RequestInput, tensors: Mapping[str, Array], n: int) -> Arra
             f"request-time input {item.request!r} is {item.type}, but the call sends {values.dtype}",
         )
     column = values.reshape(n)
-    return to_float32(column) if item.type is Dtype.FLOAT32 else column.astype(COLUMN_DTYPES[item.type])
+    if item.type is Dtype.FLOAT32:
+        return to_float32(column)
+    if column.dtype == np.uint64 and column.max() > MAX_INT64:
+        raise Fault(Reason.INPUT_MISMATCH, f"request-time input {item.request!r} has a number too large for int64")
+    return column.astype(COLUMN_DTYPES[item.type])
 
 
 def _keys(name: str, values: Array) -> list[str]:

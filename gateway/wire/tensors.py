@@ -118,12 +118,11 @@ def _from_contents(tensor: Any) -> Array:
         )
     if tensor.datatype == BYTES:
         return _texts(tensor, list(elements))
-    try:
-        return np.array(elements, DTYPES[tensor.datatype]).reshape(tensor.shape)
-    except OverflowError:
-        raise Fault(
-            Reason.INPUT_MISMATCH, f"input {tensor.name[:100]!r} has an element that is no {tensor.datatype}"
-        ) from None
+    wide, dtype = np.array(elements), DTYPES[tensor.datatype]  # small numbers come in a list of larger ones
+    values = wide.astype(dtype)
+    if dtype.itemsize < wide.itemsize and not np.array_equal(values, wide):
+        raise Fault(Reason.INPUT_MISMATCH, f"input {tensor.name[:100]!r} has an element that is no {tensor.datatype}")
+    return values.reshape(tensor.shape)
 
 
 def _size(tensor: Any) -> int:
