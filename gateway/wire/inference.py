@@ -19,6 +19,11 @@ from gateway.wire.tensors import DATATYPES, read_tensors, write_raw
 
 SERVICE: Final = "inference.GRPCInferenceService"
 RESERVED_PREFIX: Final = "triton_"
+FINAL_WANTED: Final = "triton_enable_empty_final_response"
+"""Sent on a stream by who wants to be told which answer to a request is its last; with us each one is."""
+FINAL: Final = "triton_final_response"
+NOT_OFFERED: Final = MappingProxyType({"shared_memory_region": "shared memory", "classification": "classification"})
+"""Extensions that are asked for by a parameter of a tensor: whoever got an answer without them would misread it."""
 FLAGS: Final = ("entity_unknown", "features_stale", "unapproved")
 
 
@@ -31,10 +36,7 @@ def decode_infer(call: Call) -> Request:
             Reason.MALFORMED_REQUEST,
             f"the {len(call.request)} bytes are no ModelInferRequest of the Open Inference Protocol",
         ) from None
-    if reserved := [name for name in message.parameters if name.startswith(RESERVED_PREFIX)]:
-        raise Fault(
-            Reason.INPUT_MISMATCH, f"parameter keys starting with {RESERVED_PREFIX!r} are reserved: {reserved[0]}"
-        )
+    _check_parameters(message)
     return Request(
         message.model_name,
         message.model_version,
@@ -53,7 +55,9 @@ def encode_infer(part: Slice) -> bytes:
 
 def encode_stream(part: Slice) -> bytes:
     """Writes a ModelStreamInferResponse."""
-    return pb.ModelStreamInferResponse(infer_response=_response(part)).SerializeToString()
+    response = _response(part)
+    response.parameters[FINAL].bool_param = True
+    return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
 
 
 def refuse_stream(request: Request | None, fault: Fault) -> Reply:
@@ -71,6 +75,22 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         f"/{SERVICE}/ModelStreamInfer": Method(decode_infer, encode_stream, refuse_stream, whole=True, streams=True),
     }
 )
+
+
+def _check_parameters(message: pb.ModelInferRequest) -> None:
+    for name in message.parameters:
+        if name.startswith(RESERVED_PREFIX) and name != FINAL_WANTED:
+            raise Fault(
+                Reason.INPUT_MISMATCH, f"parameter keys starting with {RESERVED_PREFIX!r} are reserved: {name[:100]}"
+            )
+    for tensor in (*message.inputs, *message.outputs):
+        for name in tensor.parameters:
+            if name in NOT_OFFERED:
+                raise Fault(
+                    Reason.INPUT_MISMATCH,
+                    f"tensor {tensor.name[:100]!r} asks for {NOT_OFFERED[name]} ({name}), which this server does not "
+                    "offer; send and take the values themselves",
+                )
 
 
 def _response(part: Slice) -> pb.ModelInferResponse:
