@@ -60,8 +60,8 @@ the arm whose version answered. An `entity_hash` of 0 stands for no entity."""
 
 FLAG_UNKNOWN: Final = 1
 FLAG_STALE: Final = 2
-FLAG_UNAPPROVED: Final = 4
-"""Bits of `flags`: an entity has no stored features; a default stands for a stale value; the version is on trial."""
+"""Bits of `flags`: an entity has no stored features at all; a default stands for a stale value. The bits above them are
+those of request.Mark."""
 
 
 class Block(NamedTuple):

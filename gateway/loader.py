@@ -12,19 +12,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from gateway.contract.errors import Fault
 from gateway.features.store import OnlineStore
 from gateway.pipeline import Pipeline, Snapshot
+from gateway.request import Mark
 from gateway.run import Route
 from gateway.servable import Servable, load
+from gateway.stepback import Withdrawal, effective
 from gateway.telemetry import log
 from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
+from gateway.withdrawals import Withdrawals
+
+T = TypeVar("T")
 
 POLL_S: Final = 0.02
 """How soon a new route table is seen; a look at the file costs 2 µs."""
@@ -48,16 +53,22 @@ class Loader:
 
     def __init__(self, routes_path: Path, artifacts: Path, pipeline: Pipeline, turn: Path) -> None:
         self.routes_path = routes_path
+        self.withdrawals = Withdrawals(routes_path.parent)
         self.turn = turn
         """A file that the workers which must not load at the same time have in common."""
         self.artifacts = artifacts
         self.pipeline = pipeline
         self.table: RouteTable | None = None
+        """The one that is followed: the control plane's without what is withdrawn here."""
+        self.withdrawal = 0
+        """The newest withdrawal that is in force; only ever grows."""
         self.ready = False
         """Whether every model of the first table is routable, or cannot be loaded."""
         self._executor = ThreadPoolExecutor(1, "loading", _yield_to_others)
-        self._seen: tuple[int, int] = (0, 0)
-        self._table_problem = ""
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._sent: RouteTable | None = None
+        self._withdrawn: tuple[Withdrawal, ...] = ()
+        self._file_problems: dict[Path, str] = {}
         self._loaded: dict[str, Servable] = {}
         self._failures: dict[str, Failure] = {}
 
@@ -72,7 +83,7 @@ class Loader:
 
     def problems(self) -> list[str]:
         """What keeps this worker from the newest table, in words."""
-        found = [self._table_problem] if self._table_problem else []
+        found = list(self._file_problems.values())
         found += [failure.problem for failure in self._failures.values()]
         table, routes = self.table, self.pipeline.snapshot.routes
         for served in table.champions.values() if table else ():
@@ -90,24 +101,41 @@ class Loader:
         return failure.problem if failure else ""
 
     def read_table(self) -> None:
-        """Reads the route table if it was replaced; one that cannot be read leaves the former in force."""
-        try:
-            stat = self.routes_path.stat()
-        except FileNotFoundError:
+        """Reads the route table and what is withdrawn, where they were replaced.
+
+        One that cannot be read leaves the former in force.
+        """
+        if self._replaced(self.routes_path):
+            self._sent = self._read(self.routes_path, lambda: parse_routes(self.routes_path.read_bytes()), self._sent)
+        elif not self._replaced(self.withdrawals.path):
             return
-        if (stat.st_ino, stat.st_mtime_ns) == self._seen:
+        self._withdrawn = self._read(self.withdrawals.path, self.withdrawals.read, self._withdrawn)
+        if self._sent is None:
             return
-        self._seen = (stat.st_ino, stat.st_mtime_ns)
-        try:
-            table = parse_routes(self.routes_path.read_bytes())
-        except (OSError, ValueError) as error:
-            self._table_problem = str(error) if isinstance(error, ValueError) else "the route table cannot be read"
-            log(logging.ERROR, "route_table_unreadable", problem=self._table_problem)
-            return
-        self.table, self._table_problem = table, ""
+        self.table = table = effective(self._sent, self._withdrawn)
         wanted = {served.digest for served in table.champions.values()}
         self._failures = {digest: failure for digest, failure in self._failures.items() if digest in wanted}
-        log(logging.INFO, "route_table", revision=table.revision, models=len(table.champions))
+        stepped_back = sorted(table.stepped_back)
+        log(logging.INFO, "route_table", revision=table.revision, models=len(wanted), stepped_back=stepped_back)
+
+    def _replaced(self, path: Path) -> bool:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return False
+        seen, self._seen[path] = self._seen.get(path), (stat.st_ino, stat.st_mtime_ns)
+        return seen != self._seen[path]
+
+    def _read(self, path: Path, read: Callable[[], T], former: T) -> T:
+        try:
+            found = read()
+        except (OSError, ValueError) as error:
+            problem = str(error) if isinstance(error, ValueError) else f"{path.name} cannot be read"
+            self._file_problems[path] = problem
+            log(logging.ERROR, "file_unreadable", file=path.name, problem=problem)
+            return former
+        self._file_problems.pop(path, None)
+        return found
 
     def publish(self) -> None:
         """Stores a new snapshot where the table, what is loaded or what is materialized calls for one."""
@@ -119,6 +147,10 @@ class Loader:
             wanted = {served.digest for served in self.table.champions.values()}
             wanted |= {route.servable.served.digest for route in snapshot.routes.values()}
             self._loaded = {digest: servable for digest, servable in self._loaded.items() if digest in wanted}
+        if all(
+            _follows(snapshot, served) for model, served in self.table.champions.items() if _is_apart(self.table, model)
+        ):
+            self.withdrawal = max([self.withdrawal, *(one.number for one in self._withdrawn)])
         failed = {served.model for served in self.table.champions.values() if served.digest in self._failures}
         self.ready = self.ready or snapshot.loading <= failed
 
@@ -165,6 +197,16 @@ def load_in_turn(turn: Path, served: ServedVersion, artifacts: Path) -> Servable
         return load(served, artifacts)
 
 
+def _is_apart(table: RouteTable, model: str) -> bool:
+    """Whether this gateway answers for the model otherwise than the control plane says."""
+    return model in table.stepped_back and model not in table.stopped
+
+
+def _follows(snapshot: Snapshot, served: ServedVersion) -> bool:
+    route = snapshot.routes.get(served.model)
+    return route is not None and route.servable.served.digest == served.digest
+
+
 def derive_snapshot(
     table: RouteTable, loaded: Mapping[str, Servable], current: Snapshot, feature_sequence: int
 ) -> Snapshot:
@@ -177,7 +219,7 @@ def derive_snapshot(
     for model, served in table.champions.items():
         servable = loaded.get(served.digest)
         if servable is not None and served.feature_sequence <= feature_sequence:
-            routes[model] = Route(servable, table.revision, served.unapproved)
+            routes[model] = Route(servable, table.revision, _marks(table, served))
         elif model in current.routes:
             routes[model] = current.routes[model]
             behind = True
@@ -185,3 +227,10 @@ def derive_snapshot(
             behind = True
     loading = frozenset(table.champions) - frozenset(routes)
     return Snapshot(current.revision if behind else table.revision, routes, loading, known=True)
+
+
+def _marks(table: RouteTable, served: ServedVersion) -> int:
+    """What every reply of the version says of it."""
+    return (Mark.UNAPPROVED if served.unapproved else 0) | (
+        Mark.STEPPED_BACK if served.model in table.stepped_back else 0
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.routing import WHOLE_BPS
-from gateway.journal import FLAG_STALE, FLAG_UNAPPROVED, FLAG_UNKNOWN, ROW, Block, JournalWriter
+from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, Block, JournalWriter
 from gateway.request import Answers, Arm
 from gateway.run import NEVER_NS, Found, Inferred, Run
 
@@ -54,7 +54,7 @@ def answer(run: Run, inferred: Inferred, found: Found, now_ns: int, journal: Jou
         unknown=found.unknown,
         stale=np.logical_or.reduce(stale) if stale else None,
         errors=run.errors,
-        unapproved=run.route.unapproved,
+        marks=run.route.marks,
     )
 
 
@@ -76,8 +76,8 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
         rows["flags"] |= answers.unknown * np.uint8(FLAG_UNKNOWN)
     if answers.stale is not None:
         rows["flags"] |= answers.stale * np.uint8(FLAG_STALE)
-    if answers.unapproved:
-        rows["flags"] |= np.uint8(FLAG_UNAPPROVED)
+    if answers.marks:
+        rows["flags"] |= np.uint8(answers.marks)
     for row, fault in run.errors.items():
         rows["reason"][row] = REASON_NUMBERS[fault.reason]
         rows["answered_by"][row] = Arm.UNASSIGNED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,14 @@ class Arm(IntEnum):
     CHAMPION = 1
     CHALLENGER = 2
     PINNED = 3
+
+
+class Mark(IntFlag):
+    """What holds for every row that a route answers, by its bit in the journal's flags."""
+
+    UNAPPROVED = 4
+    STEPPED_BACK = 8
+    FALLBACK = 16
 
 
 NO_INPUTS: Final[Mapping[str, tuple[Dtype, Sequence[Any]]]] = MappingProxyType({})
@@ -75,8 +83,8 @@ class Answers(NamedTuple):
     stale: npt.NDArray[np.bool_] | None
     """Shape (n,): whether a default stands for a stale value; None where none does."""
     errors: Mapping[int, Fault]
-    unapproved: bool = False
-    """Whether the version answers on trial."""
+    marks: int = 0
+    """What holds for every row: bits of Mark."""
 
 
 class Slice(NamedTuple):

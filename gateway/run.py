@@ -34,8 +34,8 @@ class Route(NamedTuple):
 
     servable: Servable
     revision: int
-    unapproved: bool = False
-    """Whether the version is on trial: not of the servable, which stays the same when it is approved and promoted."""
+    marks: int = 0
+    """What every reply says of it: bits of Mark. Not of the servable, which stays the same when a mark goes."""
 
 
 class Part(NamedTuple):

@@ -178,4 +178,5 @@ class Pulse:
             "problems": [*self.loader.problems(), *filter(None, troubles)],
             "heartbeat_ns": self.beat_ns,
             "unjournalled": journal.unjournalled,
+            "withdrawal": self.loader.withdrawal,
         }

@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from gateway.contract.errors import Fault, Reason
-from gateway.request import Answers, Arm, Request, Slice
+from gateway.request import Answers, Arm, Mark, Request, Slice
 from gateway.transport import Call, Reply
 from gateway.v1 import inference_pb2 as pb
 from gateway.wire import Method
@@ -24,7 +24,7 @@ FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
 NOT_OFFERED: Final = MappingProxyType({"shared_memory_region": "shared memory", "classification": "classification"})
 """Extensions that are asked for by a parameter of a tensor: whoever got an answer without them would misread it."""
-FLAGS: Final = ("entity_unknown", "features_stale", "unapproved")
+FLAGS: Final = ("entity_unknown", "features_stale")
 
 
 def decode_infer(call: Call) -> Request:
@@ -118,10 +118,11 @@ def _parameters(answers: Answers, start: int, stop: int) -> dict[str, int | str]
         found["interlock_defaulted"] = _joined(answers.defaulted[start:stop])
     if answers.ages_ms:
         found["interlock_feature_age_ms"] = _joined(answers.ages_ms[start:stop])
-    if answers.unknown is not None or answers.stale is not None or answers.unapproved:
-        marks = (answers.unknown, answers.stale, [True] * stop if answers.unapproved else None)
+    if answers.unknown is not None or answers.stale is not None or answers.marks:
+        facts, marks = (answers.unknown, answers.stale), _mark_names(answers.marks)
         rows = [
-            "|".join(f for f, m in zip(FLAGS, marks, strict=True) if m is not None and m[r]) for r in range(start, stop)
+            "|".join([*(f for f, m in zip(FLAGS, facts, strict=True) if m is not None and m[r]), *marks])
+            for r in range(start, stop)
         ]
         if any(rows):
             found["interlock_flags"] = _joined(rows)
@@ -137,6 +138,11 @@ def _set(parameter: pb.InferParameter, value: int | str) -> None:
         parameter.int64_param = value
     else:
         parameter.string_param = value
+
+
+@lru_cache(maxsize=16)
+def _mark_names(marks: int) -> tuple[str, ...]:
+    return tuple(str(mark.name).lower() for mark in Mark if mark & marks)
 
 
 @lru_cache(maxsize=1024)

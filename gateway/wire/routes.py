@@ -32,6 +32,8 @@ class ServedVersion(NamedTuple):
     """The online store must have applied this feature batch before the version is routable."""
     unapproved: bool = False
     """Whether it is on trial: every reply says so."""
+    champion_revision: int = 0
+    """The revision by which it last became champion."""
 
 
 class Canary(NamedTuple):
@@ -78,6 +80,10 @@ class RouteTable(NamedTuple):
     """Former champions, the last one first: on disk, to step back to, and not loaded."""
     canaries: Mapping[str, Canary] = MappingProxyType({})
     shadows: Mapping[str, tuple[Shadow, ...]] = MappingProxyType({})
+    stopped: Mapping[str, str] = MappingProxyType({})
+    """Why nobody answers, for models that are stopped."""
+    stepped_back: frozenset[str] = frozenset()
+    """Models whose champion is withdrawn on this gateway, so that a former one answers; of no table that was sent."""
 
 
 def parse_routes(raw: bytes) -> RouteTable:
@@ -92,13 +98,14 @@ def parse_routes(raw: bytes) -> RouteTable:
         views = {view.hash: view_from_json(view.definition_json) for view in message.views}
         champions = {route.model: _served(route.model, route.champion, views) for route in message.models}
         kept = {route.model: tuple(_served(route.model, one, views) for one in route.kept) for route in message.models}
+        stopped = {route.model: route.stopped_because for route in message.models if route.HasField("stopped_because")}
     except ValidationError as error:
         raise ValueError(
             f"the route table holds a definition that this gateway cannot read: {explain(error)}"
         ) from None
     if wrong := [name for name, view in views.items() if view.digest() != name]:
         raise ValueError(f"view {wrong[0]} is not the definition that its hash names")
-    return RouteTable(message.history_id, message.revision, champions, kept)
+    return RouteTable(message.history_id, message.revision, champions, kept, stopped=stopped)
 
 
 def _canary(model: str, canary: pb.Canary, views: Mapping[str, FeatureView]) -> Canary:
@@ -133,4 +140,5 @@ def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureVie
         views={name: views[pinned] for name, pinned in document.views.items()},
         feature_sequence=served.feature_sequence,
         unapproved=served.unapproved,
+        champion_revision=served.champion_revision,
     )

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import Dtype
-from gateway.request import Answers, Request, Slice
+from gateway.request import Answers, Mark, Request, Slice
 from gateway.transport import Call, Reply
 from gateway.v1 import scoring_pb2 as pb
 from gateway.wire import Method
@@ -22,7 +22,14 @@ DOUBLE: Final = struct.Struct("<d")
 LAST_DIGITS: Final = tuple(f"{number:03x}" for number in range(4096))
 ENTITY_UNKNOWN: Final = pb.FLAG_ENTITY_UNKNOWN
 FEATURES_STALE: Final = pb.FLAG_FEATURES_STALE
-UNAPPROVED: Final = pb.FLAG_UNAPPROVED
+MARKS: Final[Mapping[int, Any]] = MappingProxyType(
+    {
+        Mark.UNAPPROVED: pb.FLAG_UNAPPROVED,
+        Mark.STEPPED_BACK: pb.FLAG_STEPPED_BACK,
+        Mark.FALLBACK: pb.FLAG_FALLBACK,
+    }
+)
+"""The flag that says each mark."""
 KINDS: Final[Mapping[str, Dtype]] = MappingProxyType(
     {"number": Dtype.FLOAT32, "integer": Dtype.INT64, "text": Dtype.STRING, "flag": Dtype.BOOL}
 )
@@ -60,7 +67,7 @@ def encode_score(part: Slice) -> bytes:
     """
     answers, row = part.answers, part.start
     encoded = (
-        _score_head(answers.model, answers.version, answers.revision, answers.arm, answers.unapproved)
+        _score_head(answers.model, answers.version, answers.revision, answers.arm, answers.marks)
         + b"\x22\x1c%s%012x\x31" % (answers.raw_prefix, answers.first_row + row)
         + DOUBLE.pack(answers.scores[row])
     )
@@ -78,10 +85,8 @@ def encode_score(part: Slice) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _score_head(model: str, version: int, revision: int, arm: int, unapproved: bool) -> bytes:
-    head = pb.ScoreResponse(model=model, version=version, revision=revision, arm=arm)  # type: ignore[arg-type]  # same numbers, other enum
-    if unapproved:
-        head.flags.append(UNAPPROVED)
+def _score_head(model: str, version: int, revision: int, arm: int, marks: int) -> bytes:
+    head = pb.ScoreResponse(model=model, version=version, revision=revision, arm=arm, flags=_marks(marks))  # type: ignore[arg-type]  # same numbers, other enum
     return head.SerializeToString()
 
 
@@ -123,9 +128,10 @@ def encode_batch(part: Slice) -> bytes:
     if answers.ages_ms is not None:
         response.feature_ages_ms.extend(answers.ages_ms[start:stop])
         response.defaulted.extend(answers.defaulted[start:stop] if answers.defaulted else [0] * n)
-    if answers.unknown is not None or answers.stale is not None or answers.unapproved:
+    if answers.unknown is not None or answers.stale is not None or answers.marks:
+        marks = _marks(answers.marks)
         for row in rows:
-            if flags := [*_flags(answers, row), *([UNAPPROVED] if answers.unapproved else [])]:
+            if flags := [*_flags(answers, row), *marks]:
                 response.flags.append(pb.RowFlags(row=row - start, flags=flags))
     return response.SerializeToString()
 
@@ -206,6 +212,10 @@ def _typed(column: pb.InputColumn) -> tuple[Dtype, Sequence[Any]]:
 
 def _labelled(ranking: Sequence[tuple[str, float]]) -> list[pb.LabelledScore]:
     return [pb.LabelledScore(label=label, score=score) for label, score in ranking]
+
+
+def _marks(marks: int) -> list[Any]:
+    return [flag for mark, flag in MARKS.items() if mark & marks]
 
 
 def _flags(answers: Answers, row: int) -> list[Any]:
