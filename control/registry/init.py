@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from control.registry.admission.formats import check_format
-from control.registry.admission.graph import parse
-from control.registry.admission.report import Refused
+from control.registry.admission.graph import check_graph, check_limits, parse
+from control.registry.admission.report import Limits, Refused
 from control.registry.admission.rewrite import rewrite
+from control.registry.admission.wire import check_wire
 from gateway.contract.document import Task
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.schema import Dtype, FeatureView
@@ -86,12 +87,16 @@ def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
     Raises a fault where the file is no ONNX model.
     """
     data = onnx.read_bytes()
+    limits = Limits()
     try:
         check_format(data)
+        check_wire(data, limits.metadata_entries + 64)
         model = parse(data)
+        check_limits(model, limits)
+        model, changes = rewrite(model)
+        check_graph(model, limits)
     except Refused as refused:
         raise Fault(Reason.ADMISSION_REFUSED, f"{onnx.name}: {refused.message}", check=refused.check.value) from None
-    model, changes = rewrite(model)
     return write(read_graph(model, changes), slug(name or onnx.stem), views)
 
 

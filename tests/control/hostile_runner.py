@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from control.registry.admission.__main__ import outcome
-from control.registry.admission.examine import Upload, examine
+from control.registry.admission.examine import Upload, examine, mend_and_examine
 from control.registry.admission.gate import Ended, verdict
 from control.registry.admission.report import Limits, Refused
 from control.registry.admission.sandbox import isolate, limit
@@ -50,8 +50,8 @@ class Examiner:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
-    def examine(self, upload: Upload, limits: Limits) -> Answer:
-        """What an examination in a process of its own finds."""
+    def examine(self, upload: Upload, limits: Limits, *, mending: bool = False) -> Answer:
+        """What an examination in a process of its own finds; with `mending`, as a registration has it made."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {
@@ -60,6 +60,7 @@ class Examiner:
             "digests": [upload.model_sha256, upload.golden_sha256],
             "document": upload.document.canonical(),
             "limits": limits._asdict(),
+            "mending": mending,
         }
         send(self._process.stdin, request)
         return Answer(**receive(self._process.stdout))
@@ -92,15 +93,16 @@ def serve() -> None:
             {},
         )
         try:
-            verdict(in_a_fork(upload, limits), limits)
+            verdict(in_a_fork(upload, limits, mending=request["mending"]), limits)
             answer = Answer("", "")
         except Refused as refused:
             answer = Answer(refused.check, refused.message)
         send(sys.stdout.buffer, answer._asdict())
 
 
-def in_a_fork(upload: Upload, limits: Limits) -> Ended:
+def in_a_fork(upload: Upload, limits: Limits, *, mending: bool) -> Ended:
     """Examines the upload in a child that is limited as the real one is."""
+    examination = (lambda: mend_and_examine(upload, limits).report) if mending else lambda: examine(upload, limits)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -108,7 +110,7 @@ def in_a_fork(upload: Upload, limits: Limits) -> Ended:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             limit(limits.memory_bytes, limits.cpu_s)
             isolate()
-            os.write(writing, outcome(lambda: examine(upload, limits)))
+            os.write(writing, outcome(examination))
         except BaseException:
             os._exit(1)
         os._exit(0)

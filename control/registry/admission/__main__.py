@@ -37,7 +37,7 @@ def _examine(request: dict[str, Any], limits: Limits) -> Report:
     # Here, because limits must be in force before the first library is loaded.
     import numpy.ma  # noqa: F401 - numpy loads it at its first `unique`, and after isolate() nothing can be loaded
 
-    from control.registry.admission.examine import Upload, examine, mend
+    from control.registry.admission.examine import Upload, examine, mend_and_examine
     from gateway.contract.document import document_from_json
     from gateway.contract.schema import view_from_json
 
@@ -52,12 +52,11 @@ def _examine(request: dict[str, Any], limits: Limits) -> Report:
     isolate()
     if request["rewritten"] is None:
         return examine(upload, limits)
-    upload, changes = mend(upload, limits)
-    report = examine(upload, limits)
-    if changes:
+    report, rewritten = mend_and_examine(upload, limits)
+    if rewritten is not None:
         with os.fdopen(request["rewritten"], "wb", closefd=False) as file:
-            file.write(upload.model)
-    return report._replace(warnings=(*changes, *report.warnings))
+            file.write(rewritten)
+    return report
 
 
 def _read(descriptor: int, max_bytes: int) -> bytes:

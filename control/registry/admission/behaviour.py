@@ -192,20 +192,26 @@ def _check_rows_apart(document: ModelDocument, inputs: Inputs, whole: Array, run
 
 def _extremes(document: ModelDocument, inputs: Inputs, n: int, run: Callable[[Inputs], Array]) -> Iterator[str]:
     """Runs what lies beyond the golden rows, and says what the model makes of it."""
+    not_finite = []
     for what, changed in extreme_inputs(inputs):
         try:
             output = run(changed)
         except Refused as refused:
-            yield f"{what}: {refused.message}"
+            yield f"with {what} in every input of that type {refused.message}"
             continue
         if output.shape[0] != n:
-            raise Refused(Check.OUTPUT, f"{what}: {output.shape[0]} rows of output for {n}")
+            raise Refused(Check.OUTPUT, f"with {what} in every input: {output.shape[0]} rows of output for {n}")
         try:
             finite = np.isfinite(interpret(document, output, n).scores).all()
         except ValueError as error:
-            raise Refused(Check.OUTPUT, f"{what}: {error}") from None
+            raise Refused(Check.OUTPUT, f"with {what} in every input: {error}") from None
         if not finite:
-            yield f"{what}: the score is not finite, so such a row is answered SCORE_NOT_FINITE"
+            not_finite.append(what)
+    if not_finite:
+        yield (
+            f"with {', '.join(not_finite)} in every input of that type the score is not finite, so such a row is "
+            "answered SCORE_NOT_FINITE"
+        )
 
 
 def extreme_inputs(inputs: Inputs) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -215,7 +221,7 @@ def extreme_inputs(inputs: Inputs) -> Iterator[tuple[str, dict[str, Array]]]:
             key: np.full_like(array, value) if array.dtype.kind in kind else array for key, array in inputs.items()
         }
         if any(array.dtype.kind in kind for array in inputs.values()):
-            yield f"{name} in every input of its type", changed
+            yield name, changed
 
 
 EXTREMES: Final[tuple[tuple[str, str, Any], ...]] = (

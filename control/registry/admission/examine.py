@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import onnx
+from onnx import ModelProto
 from onnx.shape_inference import InferenceError
 
 from control.registry.admission.behaviour import load, observe
 from control.registry.admission.formats import check_format
-from control.registry.admission.graph import check_graph, operators, parse
+from control.registry.admission.graph import check_graph, check_limits, operators, parse
 from control.registry.admission.report import Check, Limits, Refused, Report, said
 from control.registry.admission.rewrite import rewrite
 from control.registry.admission.tabular import check_tabular
@@ -33,23 +35,34 @@ class Upload(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """An upload whose model can be served, and what was changed of it."""
+    """A model as it is served, and what had to be rewritten for that, in sentences; nothing where it came so."""
 
-    upload: Upload
+    model: bytes
     changes: tuple[str, ...]
 
 
-def mend(upload: Upload, limits: Limits) -> Mended:
-    """Rewrites what exporters write by default and gateways cannot serve; what it gives is yet to be examined."""
+class Examined(NamedTuple):
+    """What was found, and the model where it had to be rewritten."""
+
+    report: Report
+    rewritten: bytes | None
+
+
+def mend_and_examine(upload: Upload, limits: Limits) -> Examined:
+    """Examines the upload as it is served."""
     _check_sizes(upload, limits)
     _check_digests(upload)
-    check_format(upload.model)
-    check_wire(upload.model, limits.metadata_entries + 64)
-    model, changes = rewrite(parse(upload.model))
-    if not changes:
-        return Mended(upload, ())
-    data = model.SerializeToString(deterministic=True)
-    return Mended(upload._replace(model=data, model_sha256=hashlib.sha256(data).hexdigest()), changes)
+    model, changes = mend(upload.model, limits)
+    report = examine(upload._replace(model=model, model_sha256=hashlib.sha256(model).hexdigest()), limits)
+    return Examined(report._replace(warnings=(*changes, *report.warnings)), model if changes else None)
+
+
+def mend(data: bytes, limits: Limits) -> Mended:
+    """Rewrites what exporters write by default and gateways cannot serve; the result is yet to be examined."""
+    given = _parsed(data, limits)
+    check_limits(given, limits)
+    model, changes = rewrite(given)
+    return Mended(model.SerializeToString(deterministic=True) if changes else data, changes)
 
 
 def examine(upload: Upload, limits: Limits) -> Report:
@@ -75,9 +88,7 @@ def examine(upload: Upload, limits: Limits) -> Report:
 
 def check_statically(data: bytes, limits: Limits) -> dict[str, int]:
     """Makes every check that does not run the model, and returns how often each operator occurs."""
-    check_format(data)
-    check_wire(data, limits.metadata_entries + 64)
-    model = parse(data)
+    model = _parsed(data, limits)
     check_graph(model, limits)
     check_tensors(model, limits)
     check_tabular(model, limits)
@@ -85,6 +96,12 @@ def check_statically(data: bytes, limits: Limits) -> dict[str, int]:
     del model  # the runtime needs the memory
     _check_standard(data)
     return counts
+
+
+def _parsed(data: bytes, limits: Limits) -> ModelProto:
+    check_format(data)
+    check_wire(data, limits.metadata_entries + 64)
+    return parse(data)
 
 
 def _check_sizes(upload: Upload, limits: Limits) -> None:
@@ -107,4 +124,13 @@ def _check_standard(data: bytes) -> None:
     try:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, InferenceError, ValueError, RuntimeError) as error:
-        raise Refused(Check.CHECKER, f"onnx.checker: {said(error)}; export it again with current converters") from None
+        mend = ONE_TYPE if MIXED.search(str(error)) else "export it again with current converters"
+        raise Refused(Check.CHECKER, f"onnx.checker: {said(error)}; {mend}") from None
+
+
+MIXED: Final = re.compile(r"tensor\(double\)|elem type|Type parameter|inconsistent type")
+"""What onnx.checker says of a graph in which float32 and float64 meet."""
+ONE_TYPE: Final = (
+    "the graph mixes types, as converters do with columns of float64 beside others: make them float32 before fitting "
+    '(frame.astype({"COLUMN": "float32"})) and convert with the same frame, or with FloatTensorType in initial_types'
+)

@@ -51,12 +51,18 @@ def parse(data: bytes) -> ModelProto:
         ) from None
 
 
-def check_graph(model: ModelProto, limits: Limits) -> None:
-    """Refuses a model that breaks a rule which can be told from its graph alone."""
+def check_limits(model: ModelProto, limits: Limits) -> list[Part]:
+    """Refuses a model of more parts than are taken, or with parts in other files; gives all of its parts."""
     _check_counts(model, limits)
     parts = list(_bounded(model, limits))
     for part in parts:
         _check_external(part)
+    return parts
+
+
+def check_graph(model: ModelProto, limits: Limits) -> None:
+    """Refuses a model that breaks a rule which can be told from its graph alone."""
+    parts = check_limits(model, limits)
     _check_model(model)
     for part in parts:
         _check_part(part, limits)
