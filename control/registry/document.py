@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import yaml
@@ -43,20 +43,21 @@ class Problem(NamedTuple):
 
 def read_model(text: str) -> ModelDocument:
     """Reads model.yaml; raises Fault naming the key and line of what is wrong."""
-    return _read(text, ModelDocument, "the model document")
+    return read(text, ModelDocument, "the model document")
 
 
 def read_view(text: str) -> FeatureView:
     """Reads view.yaml; raises Fault naming the key and line of what is wrong."""
-    return _read(text, FeatureView, "the view definition")
+    return read(text, FeatureView, "the view definition")
 
 
-def _read(text: str, kind: type[D], what: str) -> D:
+def read(text: str, kind: type[D], what: str, complete: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> D:
+    """Reads a document of that kind; `complete` may add what the text leaves out. Raises Fault."""
     loaded = load_yaml(text, what)
     if not isinstance(loaded.value, dict):
         raise _fault(what, [Problem("document", 1, "must be a mapping of keys to values")])
     try:
-        return kind.model_validate(loaded.value)
+        return kind.model_validate(complete(loaded.value))
     except ValidationError as error:
         raise _fault(what, _problems(error, loaded)) from None
 
