@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 SIZE_BYTES: Final = 1 << 18
+BEAT: Final = "observer-beat.board"
+"""The observer's sign of life: apart from its figures, because workers look at it all the time."""
 FRAME: Final = struct.Struct("<II")
 TRIES: Final = 5
 PATIENCE_NS: Final = 5_000_000_000

@@ -41,6 +41,16 @@ class Columns(NamedTuple):
     tensors: Mapping[str, Array] | None = None
     """The graph's inputs by name, where the caller sent them itself and nothing is read from the store."""
 
+    def take(self, rows: Sequence[int]) -> Columns:
+        """The same columns with these rows only."""
+        picked = list(rows)
+        return Columns(
+            len(picked),
+            {entity: [keys[row] for row in picked] for entity, keys in self.entities.items()},
+            {name: values[picked] for name, values in self.requested.items()},
+            None if self.tensors is None else {name: values[picked] for name, values in self.tensors.items()},
+        )
+
 
 def conform(document: ModelDocument, request: Request) -> Columns:
     """The columns of a request by entities and inputs; raises Fault where they are not those that are declared."""

@@ -50,7 +50,8 @@ ROW: Final = np.dtype(
         ("flags", "u1"),
         ("arm", "u1"),
         ("answered_by", "u1"),
-        ("spare", "u1", (3,)),
+        ("trial", "u1"),
+        ("spare", "u1", (2,)),
     ]
 )
 """One row. `feature_age_ms` is -1 without stored features; `decision` is the index of the label, -1 for none; `reason`
@@ -62,6 +63,14 @@ FLAG_UNKNOWN: Final = 1
 FLAG_STALE: Final = 2
 """Bits of `flags`: an entity has no stored features at all; a default stands for a stale value. The bits above them are
 those of request.Mark."""
+
+
+TRIAL_FOLLOWS: Final = 1
+TRIAL_REPEATED: Final = 2
+TRIAL_STANDS_IN: Final = 4
+"""Bits of `trial`, for rows of a rollout: the row shared the fate of another row of its call or run, and is no evidence
+of its own; it is the challenger's attempt at a row that the control was then asked for, and no caller got it; it is the
+control's answer to such a row."""
 
 
 class Block(NamedTuple):

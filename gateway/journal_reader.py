@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.journal import FRAME, HEAD, ROW, SEGMENT_BYTES, Block, serial_of
+from gateway.journal import FRAME, HEAD, LABEL_BYTES, ROW, SEGMENT_BYTES, Block, serial_of
 
 LOOK_NS: Final = 1_000_000_000
 """How often a reader looks for segments that were made anew."""
@@ -162,13 +162,15 @@ class _WorkerReader:
 
 
 def _parse(body: bytes) -> Block:
-    _, first_row, time_ns, revision, version, feature_sequence, prefix, *rest = HEAD.unpack_from(body)
-    *stages_ns, n, model_length, parts = rest
+    _, first_row, time_ns, revision, version, feature_sequence, prefix, rollout_id, *rest = HEAD.unpack_from(body)
+    *stages_ns, n, step, model_length, parts = rest
     at = HEAD.size
     model = body[at : at + model_length].decode()
     at += model_length
     lengths: tuple[int, ...] = struct.unpack_from(f"<{parts}I", body, at)
     at += 4 * parts
+    labels = [body[start : start + LABEL_BYTES] for start in range(at, at + LABEL_BYTES * parts, LABEL_BYTES)]
+    at += LABEL_BYTES * parts
     rows: npt.NDArray[Any] = np.frombuffer(body, ROW, n, at)
     at += ROW.itemsize * n
     payload = []
@@ -176,5 +178,17 @@ def _parse(body: bytes) -> Block:
         payload.append(body[at : at + length])
         at += length
     return Block(
-        model, version, revision, feature_sequence, time_ns, tuple(stages_ns), rows, payload, prefix.hex(), first_row
+        model,
+        version,
+        revision,
+        feature_sequence,
+        time_ns,
+        tuple(stages_ns),
+        rows,
+        payload,
+        labels,
+        rollout_id,
+        step,
+        prefix.hex(),
+        first_row,
     )

@@ -16,16 +16,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from gateway.assignment import Snapshot
 from gateway.contract.errors import Fault
 from gateway.features.store import OnlineStore
-from gateway.pipeline import Pipeline, Snapshot
+from gateway.pipeline import Pipeline
 from gateway.request import Mark
-from gateway.run import Route
-from gateway.servable import Servable, load
+from gateway.run import Attempts, Canary, Route
+from gateway.servable import Servable, StoredView, load, stored_views
 from gateway.stepback import Withdrawal, effective
 from gateway.telemetry import log
+from gateway.wire import routes
 from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
 from gateway.withdrawals import Withdrawals
 
@@ -51,9 +53,18 @@ class Failure(NamedTuple):
 class Loader:
     """Keeps one pipeline's snapshot in step with the route table. Runs on the pipeline's event loop."""
 
-    def __init__(self, routes_path: Path, artifacts: Path, pipeline: Pipeline, turn: Path) -> None:
+    def __init__(
+        self,
+        routes_path: Path,
+        artifacts: Path,
+        pipeline: Pipeline,
+        turn: Path,
+        watched: Callable[[], bool],
+    ) -> None:
         self.routes_path = routes_path
         self.withdrawals = Withdrawals(routes_path.parent)
+        self.watched = watched
+        """Whether the observer is at work."""
         self.turn = turn
         """A file that the workers which must not load at the same time have in common."""
         self.artifacts = artifacts
@@ -71,6 +82,8 @@ class Loader:
         self._file_problems: dict[Path, str] = {}
         self._loaded: dict[str, Servable] = {}
         self._failures: dict[str, Failure] = {}
+        self._attempts: dict[int, Attempts] = {}
+        self._mirrored: dict[str, tuple[StoredView, ...]] = {}
 
     async def follow(self) -> None:
         """Works until it is cancelled."""
@@ -100,6 +113,18 @@ class Loader:
         failure = self._failures.get(served.digest) if served else None
         return failure.problem if failure else ""
 
+    def given_up(self) -> list[dict[str, Any]]:
+        """Challengers that this worker tries no more, or cannot load, and why: to be withdrawn from the gateway."""
+        found = []
+        for canary in self.table.canaries.values() if self.table else ():
+            failure = self._failures.get(canary.challenger.digest)
+            reason = self._attempts[canary.rollout_id].give_up or (failure.problem if failure else "")
+            if reason:
+                challenger = canary.challenger
+                facts = {"model": challenger.model, "version": challenger.version, "digest": challenger.digest}
+                found.append({**facts, "rollout_id": canary.rollout_id, "reason": reason})
+        return found
+
     def read_table(self) -> None:
         """Reads the route table and what is withdrawn, where they were replaced.
 
@@ -113,8 +138,15 @@ class Loader:
         if self._sent is None:
             return
         self.table = table = effective(self._sent, self._withdrawn)
-        wanted = {served.digest for served in table.champions.values()}
+        wanted = {served.digest for served in _to_load(table)}
         self._failures = {digest: failure for digest, failure in self._failures.items() if digest in wanted}
+        self._attempts = {
+            canary.rollout_id: self._attempts.get(canary.rollout_id) or Attempts() for canary in table.canaries.values()
+        }
+        self._mirrored = {
+            model: tuple({view.key: view for one in shadows for view in stored_views(one.version)}.values())
+            for model, shadows in table.shadows.items()
+        }
         stepped_back = sorted(table.stepped_back)
         log(logging.INFO, "route_table", revision=table.revision, models=len(wanted), stepped_back=stepped_back)
 
@@ -141,10 +173,12 @@ class Loader:
         """Stores a new snapshot where the table, what is loaded or what is materialized calls for one."""
         if self.table is None:
             return
-        snapshot = derive_snapshot(self.table, self._loaded, self.pipeline.snapshot, self._applied(self.pipeline.store))
+        applied = self._applied(self.pipeline.store)
+        trying = Trying(self._attempts, frozenset(self._failures), self._mirrored, self.watched())
+        snapshot = derive_snapshot(self.table, self._loaded, self.pipeline.snapshot, applied, trying)
         if snapshot != self.pipeline.snapshot:
             self.pipeline.snapshot = snapshot
-            wanted = {served.digest for served in self.table.champions.values()}
+            wanted = {served.digest for served in _to_load(self.table)}
             wanted |= {route.servable.served.digest for route in snapshot.routes.values()}
             self._loaded = {digest: servable for digest, servable in self._loaded.items() if digest in wanted}
         if all(
@@ -160,7 +194,7 @@ class Loader:
 
     def _next_to_load(self, table: RouteTable) -> ServedVersion | None:
         now_ns = time.monotonic_ns()
-        for served in table.champions.values():
+        for served in _to_load(table):
             failure = self._failures.get(served.digest)
             if served.digest not in self._loaded and (failure is None or failure.retry_ns <= now_ns):
                 return served
@@ -207,26 +241,82 @@ def _follows(snapshot: Snapshot, served: ServedVersion) -> bool:
     return route is not None and route.servable.served.digest == served.digest
 
 
+class Trying(NamedTuple):
+    """What a worker knows of the versions that it tries."""
+
+    attempts: Mapping[int, Attempts]
+    """By rollout."""
+    failed: frozenset[str]
+    """Digests of versions that cannot be loaded."""
+    mirrored: Mapping[str, tuple[StoredView, ...]]
+    """By model: the views that its shadows take."""
+    watched: bool
+    """Whether the observer is at work; nothing is tried unwatched."""
+
+
 def derive_snapshot(
-    table: RouteTable, loaded: Mapping[str, Servable], current: Snapshot, feature_sequence: int
+    table: RouteTable, loaded: Mapping[str, Servable], current: Snapshot, feature_sequence: int, trying: Trying
 ) -> Snapshot:
     """What to serve by a table: its versions where they are loaded and their features are there, else as before.
 
     A model that does not follow the table yet keeps the revision by which its version did answer.
     """
-    routes: dict[str, Route] = {}
+    found: dict[str, Route] = {}
     behind = False
     for model, served in table.champions.items():
-        servable = loaded.get(served.digest)
-        if servable is not None and served.feature_sequence <= feature_sequence:
-            routes[model] = Route(servable, table.revision, _marks(table, served))
+        if (servable := _routable(served, loaded, feature_sequence)) is not None:
+            canary = _canary(table.canaries.get(model), loaded, feature_sequence, trying)
+            behind |= canary is None and _awaits(table.canaries.get(model), trying)
+            mirrored = trying.mirrored.get(model, ())
+            found[model] = Route(servable, table.revision, _marks(table, served), canary, mirrored)
         elif model in current.routes:
-            routes[model] = current.routes[model]
+            found[model] = current.routes[model]
             behind = True
         else:
             behind = True
-    loading = frozenset(table.champions) - frozenset(routes)
-    return Snapshot(current.revision if behind else table.revision, routes, loading, known=True)
+    loading = frozenset(table.champions) - frozenset(found)
+    return Snapshot(current.revision if behind else table.revision, found, loading, known=True)
+
+
+def _to_load(table: RouteTable) -> list[ServedVersion]:
+    """Every version that answers somebody by a table; champions come first."""
+    canaries = table.canaries.values()
+    return [*table.champions.values(), *(served for one in canaries for served in (one.control, one.challenger))]
+
+
+def _routable(served: ServedVersion, loaded: Mapping[str, Servable], feature_sequence: int) -> Servable | None:
+    return loaded.get(served.digest) if served.feature_sequence <= feature_sequence else None
+
+
+def _canary(
+    offered: routes.Canary | None, loaded: Mapping[str, Servable], feature_sequence: int, trying: Trying
+) -> Canary | None:
+    if offered is None or not trying.watched or trying.attempts[offered.rollout_id].give_up:
+        return None
+    challenger = _routable(offered.challenger, loaded, feature_sequence)
+    control = _routable(offered.control, loaded, feature_sequence)
+    if challenger is None or control is None:
+        return None
+    return Canary(
+        offered.rollout_id,
+        offered.step,
+        challenger,
+        control,
+        offered.weight_bps,
+        offered.salt,
+        offered.per_request,
+        trying.attempts[offered.rollout_id],
+    )
+
+
+def _awaits(offered: routes.Canary | None, trying: Trying) -> bool:
+    """Whether a canary is not tried only because it is not loaded yet."""
+    return (
+        offered is not None
+        and trying.watched
+        and not trying.attempts[offered.rollout_id].give_up
+        and offered.challenger.digest not in trying.failed
+    )
 
 
 def _marks(table: RouteTable, served: ServedVersion) -> int:

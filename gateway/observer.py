@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.board import Board
+from gateway.board import BEAT, Board
 from gateway.config import Config
 from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
@@ -26,6 +26,7 @@ AT_ONCE: Final = 2048
 """Blocks added up before anything else gets its turn: a few milliseconds."""
 BOARD_BYTES: Final = 8 << 20
 BOARD_S: Final = 0.25
+BEAT_BYTES: Final = 4096
 
 
 def run(config: Config) -> None:
@@ -39,6 +40,7 @@ class Observer:
     def __init__(self, config: Config) -> None:
         self._state = config.data / "observer.state"
         self._board = Board(config.run_path / "observer.board", BOARD_BYTES)
+        self._beat = Board(config.run_path / BEAT, BEAT_BYTES)
         self._routes = RouteFollower(config, (config.data / "gateway.id").read_text().strip())
         saved = recall(self._state)
         self._totals = Totals(saved.get("totals"))
@@ -82,6 +84,7 @@ class Observer:
         while True:
             if self._changed:
                 self._keep()
+            self._beat.write({"heartbeat_ns": time.monotonic_ns()})
             self._board.write(self._facts())
             await asyncio.sleep(BOARD_S)
 

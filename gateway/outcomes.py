@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from gateway.assignment import Snapshot
 from gateway.contract.errors import Fault, Reason
 from gateway.outcome_log import OutcomeLog
-from gateway.pipeline import Snapshot
 from gateway.telemetry import log
 from gateway.transport import Reply
 from gateway.wire.outcomes import METHOD, Rows, read

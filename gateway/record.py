@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import blake2b
 from math import nan
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from gateway.contract.errors import Fault, Reason
-from gateway.contract.routing import WHOLE_BPS
-from gateway.journal import FLAG_STALE, FLAG_UNKNOWN, ROW, Block, JournalWriter
-from gateway.request import Answers, Arm
-from gateway.run import NEVER_NS, Found, Inferred, Run
+from gateway.journal import (
+    FLAG_STALE,
+    FLAG_UNKNOWN,
+    ROW,
+    TRIAL_FOLLOWS,
+    TRIAL_REPEATED,
+    TRIAL_STANDS_IN,
+    Block,
+    JournalWriter,
+)
+from gateway.request import Answers, Arm, Mixed, Request, Slice
+from gateway.run import NEVER_NS, Found, Inferred, Part, Role, Run
 
 NS_PER_MS: Final = 1_000_000
 REASON_NUMBERS: Final = {reason: index + 1 for index, reason in enumerate(Reason)}
@@ -22,18 +30,17 @@ REASON_NUMBERS: Final = {reason: index + 1 for index, reason in enumerate(Reason
 def _blank(arm: Arm) -> bytes:
     row = np.zeros(1, ROW)
     row["score"], row["feature_age_ms"], row["decision"] = nan, -1, -1
-    row["weight_bps"] = WHOLE_BPS if arm is Arm.CHAMPION else 0
     row["arm"] = row["answered_by"] = arm
     return row.tobytes()
 
 
 BLANKS: Final = {arm: _blank(arm) for arm in Arm}
-"""A row of each arm before anything is known of it but that the champion had all of the traffic."""
+"""A row of each arm before anything is known of it."""
 
 
 def answer(run: Run, inferred: Inferred, found: Found, now_ns: int, journal: JournalWriter) -> Answers:
     """What the rows of a run are told: their numbers are those that the journal gives next."""
-    served, results = run.route.servable.served, inferred.results
+    served, results = run.servable.served, inferred.results
     scores = results.scores
     for row in run.errors:
         scores[row] = nan
@@ -60,7 +67,7 @@ def answer(run: Run, inferred: Inferred, found: Found, now_ns: int, journal: Jou
 
 def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
     """The journal's block for a run."""
-    servable = run.route.servable
+    servable, canary = run.servable, run.canary
     rows = np.frombuffer(bytearray(BLANKS[answers.arm] * run.n), ROW)
     if servable.assign_by is not None and found.keys:
         digests = [blake2b(key, digest_size=8).digest() for key in found.keys[servable.assign_by]]
@@ -78,6 +85,9 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
         rows["flags"] |= answers.stale * np.uint8(FLAG_STALE)
     if answers.marks:
         rows["flags"] |= np.uint8(answers.marks)
+    if canary is not None:
+        rows["weight_bps"] = canary.weight_bps
+        _mark(rows, run)
     for row, fault in run.errors.items():
         rows["reason"][row] = REASON_NUMBERS[fault.reason]
         rows["answered_by"][row] = Arm.UNASSIGNED
@@ -90,7 +100,22 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
         stages_ns=stages_ns,
         rows=rows,
         payload=found.payload,
+        labels=found.labels,
+        rollout_id=canary.rollout_id if canary else 0,
+        step=canary.step if canary else 0,
     )
+
+
+def _mark(rows: Any, run: Run) -> None:
+    """Says of each row what it is to the evidence."""
+    if run.role is Role.STANDS_IN:
+        rows["trial"] = TRIAL_STANDS_IN
+        rows["answered_by"] = Arm.CHAMPION
+    for row in run.repeated:
+        rows["trial"][row] |= TRIAL_REPEATED
+        rows["answered_by"][row] = Arm.UNASSIGNED
+    for row in run.follows:
+        rows["trial"][row] |= TRIAL_FOLLOWS
 
 
 def refusals(faults: Iterable[Fault], revision: int, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
@@ -99,6 +124,64 @@ def refusals(faults: Iterable[Fault], revision: int, time_ns: int, stages_ns: tu
     rows = np.frombuffer(bytearray(BLANKS[Arm.UNASSIGNED] * len(numbers)), ROW)
     rows["reason"] = numbers
     return Block("", 0, revision, 0, time_ns, stages_ns, rows, ())
+
+
+class Pieces:
+    """Rows of calls that several runs answered, until each call's are put together again."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, tuple[Request, dict[int, tuple[Answers, int]]]] = {}
+
+    def add(self, part: Part, answers: Answers, repeated: Container[int]) -> None:
+        """Takes a run's rows of a call, but for those that another run answers."""
+        _, found = self._calls.setdefault(part.call, (part.request, {}))
+        own = part.rows if part.rows is not None else range(part.stop - part.start)
+        found.update(
+            (own[row - part.start], (answers, row)) for row in range(part.start, part.stop) if row not in repeated
+        )
+
+    def joined(self) -> dict[int, Slice]:
+        """Every call's rows, in the call's order."""
+        return {
+            call: _join(request, [found[row] for row in sorted(found)])
+            for call, (request, found) in self._calls.items()
+        }
+
+
+def _join(request: Request, rows: list[tuple[Answers, int]]) -> Slice:
+    answers, first = rows[0]
+    if all(other is answers and row == first + index for index, (other, row) in enumerate(rows)):
+        return Slice(request, answers, first, first + len(rows))
+    return Slice(request, _merged(rows), 0, len(rows))
+
+
+def _merged(rows: list[tuple[Answers, int]]) -> Answers:
+    """The answers of several runs as those of one; a column that one of them has is there for all rows."""
+    first = rows[0][0]
+    everyone = [answers for answers, _ in rows]
+    return first._replace(
+        scores=[answers.scores[row] for answers, row in rows],
+        decisions=[answers.decisions[row] if answers.decisions else "" for answers, row in rows]
+        if any(answers.decisions for answers in everyone)
+        else None,
+        rankings=[answers.rankings[row] if answers.rankings else () for answers, row in rows]
+        if any(answers.rankings for answers in everyone)
+        else None,
+        defaulted=[answers.defaulted[row] if answers.defaulted else 0 for answers, row in rows]
+        if any(answers.defaulted for answers in everyone)
+        else None,
+        ages_ms=[answers.ages_ms[row] if answers.ages_ms else -1 for answers, row in rows]
+        if any(answers.ages_ms for answers in everyone)
+        else None,
+        unknown=np.array([answers.unknown is not None and bool(answers.unknown[row]) for answers, row in rows]),
+        stale=np.array([answers.stale is not None and bool(answers.stale[row]) for answers, row in rows]),
+        errors={index: answers.errors[row] for index, (answers, row) in enumerate(rows) if row in answers.errors},
+        mixed=Mixed(
+            [answers.version for answers in everyone],
+            [answers.arm for answers in everyone],
+            [f"{answers.raw_prefix.decode()}{answers.first_row + row:012x}" for answers, row in rows],
+        ),
+    )
 
 
 def _ages_ms(oldest_ns: list[int], now_ns: int) -> list[int]:

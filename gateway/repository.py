@@ -8,11 +8,10 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
+from gateway.assignment import Snapshot, choose, served_by
 from gateway.conform import MAX_ROWS
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import GRAPH_DTYPES, GraphTensor
-from gateway.pipeline import Snapshot, assign
-from gateway.run import Route
 from gateway.servable import Servable
 from gateway.transport import Reply
 from gateway.v1 import inference_pb2 as pb
@@ -84,7 +83,7 @@ class Repository:
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
-            self._route(request)
+            self._chosen(request)
         except Fault as fault:
             if fault.reason is not Reason.NOT_READY:
                 raise
@@ -92,7 +91,7 @@ class Repository:
         return pb.ModelReadyResponse(ready=True)
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        servable = self._route(request).servable
+        servable = self._chosen(request)
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[str(servable.served.version)],
@@ -102,37 +101,35 @@ class Repository:
         )
 
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        servable = self._route(request).servable
+        servable = self._chosen(request)
         config = pb.ModelConfig(name=request.name, platform=PLATFORM, backend="onnxruntime", max_batch_size=MAX_ROWS)
         config.input.extend(pb.ModelInput(**_config(item)) for item in servable.inputs)
         config.output.extend(pb.ModelOutput(**_config(item)) for item in servable.outputs)
         return pb.ModelConfigResponse(config=config)
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        routes = self._served.snapshot.routes
-        if request.name:
-            routes = {request.name: self._route(request)}
         totals = self._served.totals()
-        return pb.ModelStatisticsResponse(
-            model_stats=[_statistics(route.servable, totals) for route in routes.values()]
-        )
+        if request.name:
+            wanted = [self._chosen(request)]
+        else:
+            wanted = [one for route in self._served.snapshot.routes.values() for one in served_by(route)]
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(servable, totals) for servable in wanted])
 
     def _index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         snapshot = self._served.snapshot
-        found = {
-            model: pb.RepositoryIndexResponse.ModelIndex(
-                name=model, version=str(route.servable.served.version), state="READY"
-            )
+        found = [
+            pb.RepositoryIndexResponse.ModelIndex(name=model, version=str(servable.served.version), state="READY")
             for model, route in snapshot.routes.items()
-        }
+            for servable in served_by(route)
+        ]
         for model in () if request.ready else snapshot.loading:
             problem = self._served.problem(model)
             state = "UNAVAILABLE" if problem else "LOADING"
-            found[model] = pb.RepositoryIndexResponse.ModelIndex(name=model, state=state, reason=problem)
-        return pb.RepositoryIndexResponse(models=[found[model] for model in sorted(found)])
+            found.append(pb.RepositoryIndexResponse.ModelIndex(name=model, state=state, reason=problem))
+        return pb.RepositoryIndexResponse(models=sorted(found, key=lambda one: (one.name, one.version)))
 
-    def _route(self, request: Any) -> Route:
-        return assign(self._served.snapshot, request.name, request.version)[0]
+    def _chosen(self, request: Any) -> Servable:
+        return choose(self._served.snapshot, request.name, request.version)[1]
 
 
 def _on_bytes(kind: type[Message], answer: Callable[[Any], Message]) -> Callable[[bytes], Reply]:

@@ -85,6 +85,16 @@ class Answers(NamedTuple):
     errors: Mapping[int, Fault]
     marks: int = 0
     """What holds for every row: bits of Mark."""
+    mixed: Mixed | None = None
+    """Instead of version, arm and first row, where these differ."""
+
+
+class Mixed(NamedTuple):
+    """What differs from row to row where the rows of one call were answered by several runs. One per row."""
+
+    versions: list[int]
+    arms: list[Arm]
+    prediction_ids: list[str]
 
 
 class Slice(NamedTuple):

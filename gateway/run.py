@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from math import nan
 from typing import Any, Final, NamedTuple
 
@@ -29,13 +30,48 @@ FAILED: Final = Fault(Reason.MODEL_FAILED, "the model failed on this row; the ot
 NOT_FINITE: Final = Fault(Reason.SCORE_NOT_FINITE, "the model answered NaN or infinity for this row")
 
 
+class Canary(NamedTuple):
+    """A challenger that answers a share of a model's traffic, and the control that it is compared with."""
+
+    rollout_id: int
+    step: int
+    challenger: Servable
+    control: Servable
+    weight_bps: int
+    salt: bytes
+    per_request: bool
+    attempts: Attempts
+
+
+class Attempts:
+    """How the challenger's latest runs went on this worker. `give_up` is the first guard, and needs no statistics."""
+
+    MOST_FAILED: Final = 3
+    """Runs in a row that failed although the control could answer."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.give_up = ""
+        """Why the challenger is tried no more; empty while it is."""
+
+    def count(self, failed: bool, why: str) -> None:
+        """Takes one more run."""
+        self.failed = self.failed + 1 if failed else 0
+        if self.failed >= self.MOST_FAILED and not self.give_up:
+            self.give_up = f"{self.MOST_FAILED} runs in a row failed that the control could answer; the last: {why}"
+
+
 class Route(NamedTuple):
     """Who answers for a model, and since which table."""
 
     servable: Servable
+    """The champion."""
     revision: int
     marks: int = 0
     """What every reply says of it: bits of Mark. Not of the servable, which stays the same when a mark goes."""
+    canary: Canary | None = None
+    mirrored: tuple[StoredView, ...] = ()
+    """Views that only shadows take: read and journalled beside the others, in the same snapshot."""
 
 
 class Part(NamedTuple):
@@ -47,6 +83,8 @@ class Part(NamedTuple):
     columns: Columns
     start: int
     stop: int
+    rows: Sequence[int] | None = None
+    """Which of the call's rows they are; None for all of them."""
 
 
 class Inferred(NamedTuple):
@@ -66,6 +104,8 @@ class Found(NamedTuple):
     """The last feature batch that the snapshot had applied."""
     payload: list[bytes]
     """Per view: the rows as stored, one after the other; then the values of each request-time input."""
+    labels: list[bytes]
+    """Per view of the payload: its key in the online store."""
     oldest_ns: list[int] | None
     """Per row: event time of the oldest row used, NEVER_NS for none; None without stored features."""
     unknown: npt.NDArray[np.bool_] | None
@@ -74,16 +114,35 @@ class Found(NamedTuple):
     """What became of missing and stale values, for the views that had any."""
 
 
+class Role(Enum):
+    """What a run is to the assignment of its rows."""
+
+    ASSIGNED = "assigned"
+    """It runs the version that the rows were assigned to."""
+    DECLINED = "declined"
+    """So it would, but that version takes no calls like these: nothing is read or run."""
+    STANDS_IN = "stands in"
+    """It runs the control, on rows on which the challenger failed."""
+
+
 @dataclass(slots=True)
 class Run:
     """At most 256 rows for one servable, under one arm."""
 
     route: Route
+    servable: Servable
     arm: Arm
     parts: list[Part] = field(default_factory=list)
     n: int = 0
     errors: dict[int, Fault] = field(default_factory=dict)
     """By row: why it has no score."""
+    canary: Canary | None = None
+    """By which the rows were assigned, to either arm; None where nothing was drawn."""
+    role: Role = Role.ASSIGNED
+    repeated: set[int] = field(default_factory=set)
+    """Rows of a challenger's run that the control was asked for afterwards."""
+    follows: set[int] = field(default_factory=set)
+    """Rows that shared another row's fate, and are no evidence of their own."""
 
     @property
     def outputs(self) -> tuple[str, ...] | None:
@@ -92,7 +151,7 @@ class Run:
 
     def keys(self) -> dict[str, list[bytes]]:
         """The entity keys of all rows; keys that cannot be one get an error."""
-        found: dict[str, list[bytes]] = {entity: [] for entity in self.route.servable.document.entities}
+        found: dict[str, list[bytes]] = {entity: [] for entity in self.servable.document.entities}
         for part in self.parts:
             for entity, column in found.items():
                 column.extend(encode_keys(part.columns.entities[entity], part.start, self.errors))
@@ -108,20 +167,23 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
 
     `now_ns` is UTC: what staleness is measured by.
     """
+    if run.role is Role.DECLINED:
+        return {}, Found({}, store.sequence(), [], [], None, None, [])
     if run.parts[0].columns.tensors is not None:
         tensors = _side_by_side([part.columns.tensors or {} for part in run.parts])
         payload = [_column_bytes(values) for values in tensors.values()]
-        return dict(tensors), Found({}, store.sequence(), payload, None, None, [])
-    views, keys, requested = run.route.servable.views, run.keys(), run.requested()
-    refuse_not_finite(run.route.servable.document, requested, run.errors)
+        return dict(tensors), Found({}, store.sequence(), payload, [], None, None, [])
+    views, keys, requested = run.servable.views, run.keys(), run.requested()
+    refuse_not_finite(run.servable.document, requested, run.errors)
     rows: dict[str, Rows] = {}
-    payload = []
+    payload, labels = [], []
     settled: list[Settled] = []
     absent: dict[str, Any] = {}
     oldest_ns: list[int] | None = None
     for view in views:
         raw = store.rows(view.key, keys[view.entity], view.codec.blank)
         payload.append(b"".join(raw))
+        labels.append(view.key)
         decoded = _decode(view, raw, run.errors)
         rows[view.name] = decoded.rows
         if (found := view.policy.settle(decoded, now_ns)) is not None:
@@ -130,18 +192,22 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
         times_ns, blank = _presence(decoded)
         absent[view.entity] = absent.get(view.entity, True) & blank
         oldest_ns = times_ns if oldest_ns is None else list(map(min, oldest_ns, times_ns))
+    for view in run.route.mirrored:
+        if view.key not in labels:
+            payload.append(b"".join(store.rows(view.key, keys[view.entity], view.codec.blank)))
+            labels.append(view.key)
     try:
-        inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
+        inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
     except IndexError:  # a dictionary has grown since it was read; codes are only ever added
         store.forget_texts()
-        inputs = assemble(run.route.servable.feeds, run.n, rows, _texts(views, store), requested)
+        inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
     payload += [_column_bytes(column) for column in requested.values()]
-    return inputs, Found(keys, store.sequence(), payload, oldest_ns, _any_row(absent.values()), settled)
+    return inputs, Found(keys, store.sequence(), payload, labels, oldest_ns, _any_row(absent.values()), settled)
 
 
 def infer(run: Run, inputs: dict[str, Array]) -> Inferred:
     """Runs the model; where that fails, row by row, so that one poisoned row fails alone."""
-    servable = run.route.servable
+    servable = run.servable
     if servable.one_row and run.n > 1:
         return _row_by_row(run, inputs)
     try:
@@ -159,7 +225,7 @@ def infer(run: Run, inputs: dict[str, Array]) -> Inferred:
 
 
 def _row_by_row(run: Run, inputs: dict[str, Array]) -> Inferred:
-    servable = run.route.servable
+    servable = run.servable
     inferred: dict[int, Inferred] = {}
     for row in range(run.n):
         try:

@@ -52,7 +52,7 @@ class Servable:
         self.served = served
         self.document = served.document
         self.feeds = feeds
-        self.views = tuple(_stored_view(served, name) for name in served.views)
+        self.views = stored_views(served)
         self.assign_by = self.document.assign_by or next(iter(self.document.entities), None)
         self.requested = self.document.requested
         self.labels = _decision_labels(served)
@@ -152,6 +152,11 @@ def _verified(artifacts: Path, sha256: str, name: str) -> bytes:
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise Fault(Reason.DIGEST_MISMATCH, f"{name}: artifact {sha256} was changed on this host")
     return raw
+
+
+def stored_views(served: ServedVersion) -> tuple[StoredView, ...]:
+    """How each view that a version takes is read."""
+    return tuple(_stored_view(served, name) for name in served.views)
 
 
 def _stored_view(served: ServedVersion, name: str) -> StoredView:

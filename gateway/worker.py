@@ -15,14 +15,15 @@ import grpc
 import uvloop
 from grpc_channelz.v1 import channelz
 
-from gateway.board import Board, BoardReader
+from gateway.assignment import Snapshot, served_by
+from gateway.board import BEAT, Board, BoardReader
 from gateway.config import Config
 from gateway.features.store import OnlineStore
 from gateway.journal import JournalWriter
 from gateway.loader import POLL_S, Loader
 from gateway.outcome_log import OutcomeLog
 from gateway.outcomes import Outcomes
-from gateway.pipeline import Pipeline, Snapshot
+from gateway.pipeline import Pipeline
 from gateway.reflection import SERVING, add_reflection
 from gateway.repository import Repository
 from gateway.telemetry import log
@@ -31,6 +32,8 @@ from gateway.wire.methods import METHODS
 from gateway.wire.status import refusal
 
 BEAT_S: Final = 0.05
+UNWATCHED_NS: Final = 2_000_000_000
+"""How old the observer's last sign of life may be."""
 OPEN_S: Final = 3.0
 
 
@@ -45,7 +48,8 @@ async def _serve(config: Config, index: int) -> None:
     )
     pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes)
     turn = config.run_path / f"loading-{index % max(config.worker_count // 2, 1)}.lock"  # half of the workers at most
-    loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn)
+    observed = Observed(config)
+    loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn, observed.lately)
     served = ServedHere(config, pipeline, loader)
     outcome_log = OutcomeLog(config.outcomes_path / f"worker-{index}", config.outcomes_bytes // config.worker_count)
     outcomes = Outcomes(outcome_log, pipeline, config.max_message_bytes)
@@ -95,6 +99,18 @@ def describe(server: grpc.aio.Server) -> None:
     """Adds reflection and channelz to the serving port."""
     add_reflection(server, SERVING)
     channelz.add_channelz_servicer(server)
+
+
+class Observed:
+    """Whether the observer is at work: a canary that nobody watches is not tried."""
+
+    def __init__(self, config: Config) -> None:
+        self._beat = BoardReader(config.run_path / BEAT)
+
+    def lately(self) -> bool:
+        """Whether it gave a sign of life within the last two seconds."""
+        beat = self._beat.read()
+        return beat is not None and time.monotonic_ns() < beat["heartbeat_ns"] + UNWATCHED_NS
 
 
 class ServedHere:
@@ -167,14 +183,16 @@ class Pulse:
             "versions": [
                 {
                     "model": model,
-                    "version": route.servable.served.version,
-                    "digest": route.servable.served.digest,
+                    "version": servable.served.version,
+                    "digest": servable.served.digest,
                     "revision": route.revision,
-                    "in_flight": in_flight.get((model, route.servable.served.version), 0),
-                    "last_error": route.servable.last_error,
+                    "in_flight": in_flight.get((model, servable.served.version), 0),
+                    "last_error": servable.last_error,
                 }
                 for model, route in snapshot.routes.items()
+                for servable in served_by(route)
             ],
+            "given_up": self.loader.given_up(),
             "problems": [*self.loader.problems(), *filter(None, troubles)],
             "heartbeat_ns": self.beat_ns,
             "unjournalled": journal.unjournalled,

@@ -98,6 +98,16 @@ def parse_routes(raw: bytes) -> RouteTable:
         views = {view.hash: view_from_json(view.definition_json) for view in message.views}
         champions = {route.model: _served(route.model, route.champion, views) for route in message.models}
         kept = {route.model: tuple(_served(route.model, one, views) for one in route.kept) for route in message.models}
+        canaries = {
+            route.model: _canary(route.model, route.canary, views)
+            for route in message.models
+            if route.HasField("canary")
+        }
+        shadows = {
+            route.model: tuple(_shadow(route.model, shadow, views) for shadow in route.shadows)
+            for route in message.models
+            if route.shadows
+        }
         stopped = {route.model: route.stopped_because for route in message.models if route.HasField("stopped_because")}
     except ValidationError as error:
         raise ValueError(
@@ -105,7 +115,7 @@ def parse_routes(raw: bytes) -> RouteTable:
         ) from None
     if wrong := [name for name, view in views.items() if view.digest() != name]:
         raise ValueError(f"view {wrong[0]} is not the definition that its hash names")
-    return RouteTable(message.history_id, message.revision, champions, kept, stopped=stopped)
+    return RouteTable(message.history_id, message.revision, champions, kept, canaries, shadows, stopped)
 
 
 def _canary(model: str, canary: pb.Canary, views: Mapping[str, FeatureView]) -> Canary:

@@ -110,12 +110,14 @@ def encode_batch(part: Slice) -> bytes:
     _, answers, start, stop = part
     n, rows = stop - start, range(start, stop)
     failed = {row - start: answers.errors[row] for row in rows if row in answers.errors} if answers.errors else {}
+    mixed = answers.mixed
+    versions = mixed.versions if mixed else [answers.version] * n
     response = pb.ScoreBatchResponse(
         model=answers.model,
         revision=answers.revision,
-        versions=[0 if row in failed else answers.version for row in range(n)] if failed else [answers.version] * n,
-        arms=[int(answers.arm)] * n,  # type: ignore[list-item]  # same numbers, other enum
-        prediction_ids=_prediction_ids(answers, start, n),
+        versions=[0 if row in failed else version for row, version in enumerate(versions)] if failed else versions,
+        arms=mixed.arms if mixed else [answers.arm] * n,  # type: ignore[arg-type, list-item]  # same numbers, other enum
+        prediction_ids=mixed.prediction_ids if mixed else _prediction_ids(answers, start, n),
         scores=answers.scores[start:stop],
         decisions=answers.decisions[start:stop] if answers.decisions else None,
         errors=[

@@ -16,10 +16,11 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.assignment import Snapshot
 from gateway.contract.errors import Code
 from gateway.features.store import ROWS, OnlineStore, view_key
 from gateway.journal import JournalWriter
-from gateway.pipeline import Pipeline, Snapshot
+from gateway.pipeline import Pipeline
 from gateway.request import Answers, Arm, Request, Slice
 from gateway.run import Route
 from gateway.servable import load

@@ -72,22 +72,72 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+BREAKS_FROM: Final = 16
+"""The minutes from which a version that breaks does."""
+
+
 @cache
-def version(number: int) -> Version:
-    """The version whose score is the minutes plus its number."""
+def version(number: int, breaks: str = "") -> Version:
+    """The version whose score is the minutes plus its number.
+
+    One that breaks by "raising" or "nan" does so for subscribers with BREAKS_FROM minutes or more.
+    """
     shape = ["n", 1]
-    addend = helper.make_tensor("addend", TensorProto.FLOAT, [1], [float(number)])
+    floats = {
+        "addend": [float(number)],
+        "nothing": [0.0] * BREAKS_FROM,
+        "limit": [BREAKS_FROM - 0.5],
+        "zero": [0.0],
+    }
+    trap = {
+        "": [helper.make_node("Identity", ["zero"], ["added"])],
+        "raising": [
+            helper.make_node("Cast", ["x"], ["place"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["nothing", "place"], ["added"]),
+        ],
+        "nan": [
+            helper.make_node("Sub", ["limit", "x"], ["left"]),
+            helper.make_node("Sqrt", ["left"], ["root"]),
+            helper.make_node("Mul", ["root", "zero"], ["added"]),
+        ],
+    }
+    nodes = [
+        *trap[breaks],
+        helper.make_node("Add", ["x", "addend"], ["sum"]),
+        helper.make_node("Add", ["sum", "added"], ["y"]),
+    ]
+    used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "addend"], ["y"])],
+        nodes,
         "tiny",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        [addend],
+        [
+            helper.make_tensor(name, TensorProto.FLOAT, [len(values)], values)
+            for name, values in floats.items()
+            if name in used
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)
     golden = f"usage.minutes,expected\n1,{number + 1}\n2.5,{number + 2.5}\n"
     return Version(number, model.SerializeToString(), golden.encode())
+
+
+def canary(challenger: Version, control: Version, weight_bps: int, **more: Any) -> pb.RouteTable:
+    """A table of revision 10 that has a challenger beside the control, which is the champion."""
+    route = pb.ModelRoute(
+        model=MODEL,
+        champion=control.served(),
+        canary=pb.Canary(
+            **{"rollout_id": 9, "step": 1, "salt": b"salt", **more},
+            challenger=challenger.served(),
+            control=control.served(),
+            weight_bps=weight_bps,
+        ),
+    )
+    views = [pb.PinnedView(hash=VIEW.digest(), definition_json=VIEW.canonical())]
+    return pb.RouteTable(format=1, history_id=HISTORY, revision=10, models=[route], views=views)
 
 
 def table(
