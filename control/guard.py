@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -22,13 +23,15 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from control.security import POLICY, Caller, FindToken, authenticate, authorize, bearer, remember_caller
-from control.telemetry import LOG, log
+from control.telemetry import log, log_error
 from gateway.contract.errors import DOMAIN, Fault, Reason
+from gateway.contract.ration import ErrorIds, cause_of
 
 RECHECK_S: Final = 2.0
 """How long a stream goes on after its token was revoked or has expired."""
 LONGEST_MESSAGE_BYTES: Final = 3000
 """Bytes of a fault's message on the wire: it is sent twice in trailers, of which clients take 8 KiB."""
+ERROR_IDS: Final = ErrorIds(partial(secrets.token_hex, 8))
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -150,10 +153,10 @@ def _answering(path: str, context: grpc.ServicerContext) -> Iterator[None]:
     except Fault as fault:
         _abort(context, fault)
     except Exception as error:
-        error_id = secrets.token_hex(8)
-        LOG.log(
-            logging.ERROR, "internal_error", exc_info=error, extra={"facts": {"error_id": error_id, "method": path}}
-        )
+        cause = cause_of(error)
+        error_id, fresh = ERROR_IDS.tell(cause, time.monotonic_ns())
+        if fresh:
+            log_error("internal_error", error, error_id=error_id, cause=cause, method=path)
         message = f"a fault of the control plane's own; its log has the cause under {error_id}"
         _abort(context, Fault(Reason.INTERNAL, message, error_id=error_id))
 

@@ -23,16 +23,16 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAGIC: Final = b"ILKJRNL\0"
 SEGMENT: Final = struct.Struct("<8sIIQ")
 """Magic, format, bytes of the segment, serial number of its use (0 before the first)."""
 SEGMENT_BYTES: Final = 64
 FRAME: Final = struct.Struct("<II")
 """Length of the block with this frame, checksum of the rest. A length of 0 is the end, so far."""
-HEAD: Final = struct.Struct("<QQqQqQ8sQ6IIHHH")
-"""Serial, first row, time_ns, revision, version, feature sequence, prefix, rollout, stages_ns, rows, step, bytes of the
-model's name, parts of the payload."""
+HEAD: Final = struct.Struct("<QQqQqQ8sQ6IIIHHH")
+"""Serial, first row, time_ns, revision, version, feature sequence, prefix, rollout, stages_ns, rows, bytes of
+the notes, step, bytes of the model's name, parts of the payload."""
 LABEL_BYTES: Final = 8
 RETRY_NS: Final = 10_000_000_000
 """How often a writer without segments tries to make them."""
@@ -95,6 +95,9 @@ class Block(NamedTuple):
     """The rollout that assigned the rows; 0 for rows that prove nothing about one."""
     step: int = 0
     """The rollout's step in force."""
+    notes: bytes = b""
+    """What few blocks have, as JSON; empty for none. `faults`: by reason, an example of what was said. `traces`: for
+    each call that bears a trace context, its first row, the row after its last, and the traceparent."""
     prefix: str = ""
     """Names the worker's life; with a row's number, the prediction's id. Set by the writer."""
     first_row: int = 0
@@ -155,13 +158,14 @@ class JournalWriter:
             block.rollout_id,
             *block.stages_ns,
             n,
+            len(block.notes),
             block.step,
             len(model),
             len(block.payload),
         )
         lengths = struct.pack(f"<{len(block.payload)}I", *map(len, block.payload))
         labels = b"".join(block.labels).ljust(LABEL_BYTES * len(block.payload), b"\0")
-        body = b"".join((head, model, lengths, labels, block.rows.tobytes(), *block.payload))
+        body = b"".join((head, model, lengths, labels, block.rows.tobytes(), *block.payload, block.notes))
         self.next_row += n
         if not self._write(body):
             self.unjournalled += n

@@ -163,7 +163,7 @@ class _WorkerReader:
 
 def _parse(body: bytes) -> Block:
     _, first_row, time_ns, revision, version, feature_sequence, prefix, rollout_id, *rest = HEAD.unpack_from(body)
-    *stages_ns, n, step, model_length, parts = rest
+    *stages_ns, n, notes_length, step, model_length, parts = rest
     at = HEAD.size
     model = body[at : at + model_length].decode()
     at += model_length
@@ -189,6 +189,7 @@ def _parse(body: bytes) -> Block:
         labels,
         rollout_id,
         step,
+        body[at : at + notes_length],
         prefix.hex(),
         first_row,
     )

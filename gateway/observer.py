@@ -11,11 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.board import BEAT, Board
+from gateway.board import BEAT, Board, Boards
 from gateway.config import Config
+from gateway.contract.errors import Reason
+from gateway.failures import Failed, Failures
 from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
-from gateway.telemetry import log
+from gateway.telemetry import log, log_rationed, settle
 from gateway.totals import Totals
 from gateway.uplink import RouteFollower
 
@@ -26,6 +28,8 @@ AT_ONCE: Final = 2048
 """Blocks added up before anything else gets its turn: a few milliseconds."""
 BOARD_BYTES: Final = 8 << 20
 BOARD_S: Final = 0.25
+LOG_S: Final = 1.0
+"""How often failed calls are looked for."""
 BEAT_BYTES: Final = 4096
 
 
@@ -47,6 +51,8 @@ class Observer:
         self._reader = JournalReader(config.journal_path, saved.get("positions"))
         self._lost_before = self._totals.lost
         self._changed = False
+        self._boards = Boards(config.run_path, config.worker_count)
+        self._failures = Failures(self._failed())
 
     async def work(self) -> None:
         """Does all of its work, for ever."""
@@ -56,12 +62,14 @@ class Observer:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tail())
                 tasks.create_task(self._say())
+                tasks.create_task(self._log())
                 tasks.create_task(self._routes.follow())
         finally:
             while self._add_up():
                 pass
             self._keep()
             self._board.write(self._facts())
+            self._log_failures()
 
     async def _tail(self) -> None:
         pause_s = PAUSE_S
@@ -75,6 +83,7 @@ class Observer:
         blocks = list(islice(self._reader.poll(AT_ONCE // 2), AT_ONCE))
         if blocks:
             self._totals.add(blocks)
+            self._failures.note(blocks)
             self._changed = True
         self._totals.lost = self._lost_before + self._reader.lost
         return len(blocks) >= AT_ONCE // 2
@@ -87,6 +96,24 @@ class Observer:
             self._beat.write({"heartbeat_ns": time.monotonic_ns()})
             self._board.write(self._facts())
             await asyncio.sleep(BOARD_S)
+
+    async def _log(self) -> None:
+        while True:
+            self._log_failures()
+            settle()
+            await asyncio.sleep(LOG_S)
+
+    def _log_failures(self) -> None:
+        """Says in the log which calls failed: here, so that the request path need not."""
+        for level, facts in self._failures.lines(self._failed(), time.monotonic_ns()):
+            log_rationed(level, "calls_failed", **facts)
+
+    def _failed(self) -> dict[Failed, int]:
+        """Failed rows by what is known of them; calls refused for overload are on the workers' boards alone."""
+        counts = {Failed(*key): count for key, count in self._totals.failed().items()}
+        for index, said in self._boards.workers().items():
+            counts[Failed(Reason.OVERLOADED, worker=index)] = said.get("overloaded", 0)
+        return counts
 
     def _facts(self) -> dict[str, Any]:
         table = self._routes.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +13,7 @@ from gateway.assignment import NOTHING, assign, count_attempts, stand_ins
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import Array, Results
 from gateway.features.store import OnlineStore
-from gateway.journal import JournalWriter
+from gateway.journal import STAGES, JournalWriter
 from gateway.record import Pieces, answer, block, refusals
 from gateway.request import Arm, Request, Slice
 from gateway.run import Found, Inferred, Role, Run, gather, infer
@@ -51,6 +52,7 @@ class Pipeline:
             return self._process(calls)
         except Exception as error:  # a fault of ours; the worker and the next batch must live on
             fault = internal(error)
+            self._record_failure(len(calls), fault)
             return [METHODS[call.method].refuse(None, fault) for call in calls]
         finally:
             self.runs = ()
@@ -76,7 +78,8 @@ class Pipeline:
         if any(run.arm is Arm.CHALLENGER for run in runs):
             self._stand_in(runs, gathered, inferred, refused)
         laps.append(time.perf_counter_ns())
-        slices = self._record(gathered, inferred, refused, laps)
+        traces = {index: call.trace for index, call in enumerate(calls) if call.trace}
+        slices = self._record(gathered, inferred, refused, laps, traces)
         laps.append(time.perf_counter_ns())
         replies = [
             METHODS[call.method].refuse(request, refused[index]) if index in refused else _encode(call, slices[index])
@@ -131,7 +134,12 @@ class Pipeline:
         return infer(run, item.inputs)
 
     def _record(
-        self, gathered: Sequence[Gathered], inferred: Sequence[Inferred], refused: Mapping[int, Fault], laps: list[int]
+        self,
+        gathered: Sequence[Gathered],
+        inferred: Sequence[Inferred],
+        refused: Mapping[int, Fault],
+        laps: list[int],
+        traces: Mapping[int, str],
     ) -> dict[int, Slice]:
         """Appends a block for each run and one for the calls that came to none; returns each call's answers."""
         now_ns, journal = time.time_ns(), self.journal
@@ -140,16 +148,23 @@ class Pipeline:
         pieces = Pieces()
         for (run, _, found), said in zip(gathered, inferred, strict=True):
             answers = answer(run, said, found, now_ns, journal)
-            journal.append(block(run, answers, found, now_ns, stages_ns))
+            journal.append(block(run, answers, found, now_ns, stages_ns, traces))
             for part in run.parts:
                 if part.rows is None and not run.repeated:
                     slices[part.call] = Slice(part.request, answers, part.start, part.stop)
                 else:
                     pieces.add(part, answers, run.repeated)
         slices |= pieces.joined()
-        if faults := [fault for call, fault in refused.items() if call not in slices]:
-            journal.append(refusals(faults, self.snapshot.revision, now_ns, stages_ns))
+        if unassigned := {call: fault for call, fault in refused.items() if call not in slices}:
+            journal.append(refusals(unassigned, self.snapshot.revision, now_ns, stages_ns, traces))
         return slices
+
+    def _record_failure(self, calls: int, fault: Fault) -> None:
+        """Appends a row for each call of a batch that a fault of ours ended: its id is found from the journal too."""
+        with contextlib.suppress(Exception):  # it may be the journal that failed, and the callers must get an answer
+            refused = dict.fromkeys(range(calls), fault)
+            nothing_ns = (0,) * len(STAGES)
+            self.journal.append(refusals(refused, self.snapshot.revision, time.time_ns(), nothing_ns, {}))
 
 
 def _too_large(size: int, limit: int) -> Fault:

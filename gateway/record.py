@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import json
+from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from math import nan
 from typing import Any, Final
@@ -24,6 +25,8 @@ from gateway.request import Answers, Arm, Mixed, Request, Slice
 from gateway.run import NEVER_NS, Found, Inferred, Part, Role, Run
 
 NS_PER_MS: Final = 1_000_000
+MOST_EXAMPLE: Final = 300
+"""Characters of a fault's message that the journal keeps."""
 REASON_NUMBERS: Final = {reason: index + 1 for index, reason in enumerate(Reason)}
 
 
@@ -65,8 +68,10 @@ def answer(run: Run, inferred: Inferred, found: Found, now_ns: int, journal: Jou
     )
 
 
-def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
-    """The journal's block for a run."""
+def block(
+    run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tuple[int, ...], traces: Mapping[int, str]
+) -> Block:
+    """The journal's block for a run; `traces` are the trace contexts of the batch, by call."""
     servable, canary = run.servable, run.canary
     rows = np.frombuffer(bytearray(BLANKS[answers.arm] * run.n), ROW)
     if servable.assign_by is not None and found.keys:
@@ -103,6 +108,7 @@ def block(run: Run, answers: Answers, found: Found, time_ns: int, stages_ns: tup
         labels=found.labels,
         rollout_id=canary.rollout_id if canary else 0,
         step=canary.step if canary else 0,
+        notes=_run_notes(run, traces) if run.errors or traces else b"",
     )
 
 
@@ -118,12 +124,30 @@ def _mark(rows: Any, run: Run) -> None:
         rows["trial"][row] |= TRIAL_FOLLOWS
 
 
-def refusals(faults: Iterable[Fault], revision: int, time_ns: int, stages_ns: tuple[int, ...]) -> Block:
+def refusals(
+    refused: Mapping[int, Fault], revision: int, time_ns: int, stages_ns: tuple[int, ...], traces: Mapping[int, str]
+) -> Block:
     """The journal's block for calls that were refused before they had a version: a row each, of no model."""
-    numbers = [REASON_NUMBERS[fault.reason] for fault in faults]
+    numbers = [REASON_NUMBERS[fault.reason] for fault in refused.values()]
     rows = np.frombuffer(bytearray(BLANKS[Arm.UNASSIGNED] * len(numbers)), ROW)
     rows["reason"] = numbers
-    return Block("", 0, revision, 0, time_ns, stages_ns, rows, ())
+    examples = {fault.reason: fault.message for fault in refused.values()}
+    traced = [(row, row + 1, traces[call]) for row, call in enumerate(refused) if call in traces]
+    return Block("", 0, revision, 0, time_ns, stages_ns, rows, (), notes=_notes(examples, traced))
+
+
+def _run_notes(run: Run, traces: Mapping[int, str]) -> bytes:
+    examples = {fault.reason: fault.message for fault in run.errors.values()}
+    if Reason.MODEL_FAILED in examples:
+        examples[Reason.MODEL_FAILED] = run.servable.last_error  # what no caller is told
+    return _notes(examples, [(part.start, part.stop, traces[part.call]) for part in run.parts if part.call in traces])
+
+
+def _notes(examples: Mapping[Reason, str], traced: Sequence[tuple[int, int, str]]) -> bytes:
+    if not examples and not traced:
+        return b""
+    shortened = {reason: message[:MOST_EXAMPLE] for reason, message in examples.items()}
+    return json.dumps({"faults": shortened, "traces": traced}).encode()
 
 
 class Pieces:

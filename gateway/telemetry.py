@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, on standard error."""
+"""Log lines: one JSON object each, on standard error, at most a ration of each kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import logging
 import sys
 import time
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, TextIO
+
+from gateway.contract.ration import Ration
 
 LOG: Final = logging.getLogger("interlock.gateway")
 
@@ -32,11 +35,53 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+class RationedLines(logging.StreamHandler[TextIO]):
+    """Writes warnings and errors as far as the ration of their event and reason goes; then how many it left out.
+
+    The rest is as rare as what it tells of, and an operator misses it when it is not there.
+    """
+
+    def __init__(self, process: str, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(JsonLines(process))
+        self._ration = Ration()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line, or counts it; the logging module calls this under the handler's lock."""
+        now_ns = time.monotonic_ns()
+        self._tell(self._ration.settle(now_ns))
+        free = record.levelno < logging.WARNING or getattr(record, "rationed", False)
+        if free or self._ration.take(_kind(record), now_ns):
+            super().emit(record)
+
+    def settle(self) -> None:
+        """Says what was left out of the minutes that are over, for a process that has nothing else to say."""
+        self.acquire()
+        try:
+            self._tell(self._ration.settle(time.monotonic_ns()))
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Says what was left out so far."""
+        self._tell(self._ration.settle(1 << 62))
+        super().close()
+
+    def _tell(self, left_out: dict[Hashable, int]) -> None:
+        for kind, count in left_out.items():
+            record = LOG.makeRecord(LOG.name, logging.WARNING, "", 0, "suppressed", (), None)
+            record.facts = {"of": kind, "lines": count}
+            super().emit(record)
+
+
+def _kind(record: logging.LogRecord) -> str:
+    reason = getattr(record, "facts", {}).get("reason", "")
+    return f"{record.getMessage()} {reason}".rstrip()
+
+
 def start_logging(process: str, level: str) -> None:
     """Sends the log lines of this process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(process))
-    LOG.handlers[:] = [handler]
+    LOG.handlers[:] = [RationedLines(process, sys.stderr)]
     LOG.setLevel(level.upper())
     LOG.propagate = False
 
@@ -44,3 +89,20 @@ def start_logging(process: str, level: str) -> None:
 def log(level: int, event: str, **facts: object) -> None:
     """Writes one line."""
     LOG.log(level, event, extra={"facts": facts})
+
+
+def log_rationed(level: int, event: str, **facts: object) -> None:
+    """Writes one line for somebody who keeps a ration of his own."""
+    LOG.log(level, event, extra={"facts": facts, "rationed": True})
+
+
+def log_error(event: str, error: BaseException, **facts: object) -> None:
+    """Writes an error of ours with its traceback, whatever the ration says: its id was told to a caller."""
+    LOG.error(event, exc_info=error, extra={"facts": facts, "rationed": True})
+
+
+def settle() -> None:
+    """Says what the ration left out, in a process that may have nothing else to say for long."""
+    for handler in LOG.handlers:
+        if isinstance(handler, RationedLines):
+            handler.settle()

@@ -116,6 +116,15 @@ class Totals:
             "runs": [[model, version, *figures.tolist()] for (model, version), figures in self._runs.items()],
         }
 
+    def failed(self) -> dict[tuple[str, str, int], int]:
+        """Rows that were not answered, by reason, model and version."""
+        return {
+            (RESULTS[result], model, version): int(counts[:, result].sum())
+            for (model, version), counts in self._rows.items()
+            for result in np.flatnonzero(counts.any(axis=0))
+            if result
+        }
+
     def _add_runs(self, key: tuple[str, int], group: list[Block], stages_ns: Counts) -> None:
         figures = self._runs.pop(key, None)
         if figures is None:

@@ -19,6 +19,8 @@ class Call(NamedTuple):
     """The message, not yet parsed."""
     deadline_ns: int
     """When the caller stops waiting, on the monotonic clock."""
+    trace: str = ""
+    """The caller's W3C traceparent, where one was sent and traces are exported."""
 
 
 class Reply(NamedTuple):

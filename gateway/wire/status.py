@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
+import time
+from functools import partial
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
@@ -11,12 +12,15 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from gateway.contract.errors import DOMAIN, Fault, Reason
+from gateway.contract.ration import ErrorIds, cause_of
 from gateway.request import Request
-from gateway.telemetry import LOG
+from gateway.telemetry import log_error
 from gateway.transport import Reply
 
 MOST_MESSAGE_BYTES: Final = 1_500
 """Of a status message. It travels twice, once percent-encoded, and a client's limit on trailers may be 8 KiB."""
+
+ERROR_IDS: Final = ErrorIds(partial(secrets.token_hex, 8))
 
 
 def refusal(fault: Fault) -> Reply:
@@ -37,8 +41,10 @@ def refuse(_: Request | None, fault: Fault) -> Reply:
 
 def internal(error: BaseException) -> Fault:
     """What a caller learns of an error of ours: an id, under which the log has the cause."""
-    error_id = secrets.token_hex(8)
-    LOG.log(logging.ERROR, "internal_error", exc_info=error, extra={"facts": {"error_id": error_id}})
+    cause = cause_of(error)
+    error_id, fresh = ERROR_IDS.tell(cause, time.monotonic_ns())
+    if fresh:
+        log_error("internal_error", error, error_id=error_id, cause=cause)
     return Fault(
         Reason.INTERNAL, f"a fault of the gateway's own; its log has the cause under {error_id}", error_id=error_id
     )
