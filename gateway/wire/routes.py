@@ -51,6 +51,8 @@ class Canary(NamedTuple):
     """What a gateway may withdraw the challenger by, by metric."""
     judges: frozenset[str]
     """Ids of the gateways that may."""
+    score_edges: tuple[float, ...] = ()
+    """The inner deciles of the control's scores, frozen when the canary began."""
 
 
 class Guard(NamedTuple):
@@ -68,6 +70,10 @@ class Shadow(NamedTuple):
     rollout_id: int
     version: ServedVersion
     mirrored_bps: int
+    latency_slack: float
+    """The factor between the quantiles of the champion's latencies and what counts as slow."""
+    slo_ns: int
+    """Beyond how many nanoseconds a run is slow in any case; 0 where no objective was given."""
 
 
 class RouteTable(NamedTuple):
@@ -129,11 +135,13 @@ def _canary(model: str, canary: pb.Canary, views: Mapping[str, FeatureView]) -> 
         per_request=canary.per_request,
         guards={guard.metric: Guard(guard.alpha, guard.rho) for guard in canary.guards},
         judges=frozenset(canary.judges),
+        score_edges=tuple(canary.score_edges),
     )
 
 
 def _shadow(model: str, shadow: pb.Shadow, views: Mapping[str, FeatureView]) -> Shadow:
-    return Shadow(shadow.rollout_id, _served(model, shadow.version, views), shadow.mirrored_bps)
+    version = _served(model, shadow.version, views)
+    return Shadow(shadow.rollout_id, version, shadow.mirrored_bps, shadow.latency_slack, shadow.slo_ns)
 
 
 def _served(model: str, served: pb.ServedVersion, views: Mapping[str, FeatureView]) -> ServedVersion:
