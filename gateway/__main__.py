@@ -17,7 +17,7 @@ from gateway.config import Config
 from gateway.telemetry import LOG, start_logging
 
 NICENESS: Final = 5
-ROLES: Final = ("worker", "observer", "materializer")
+ROLES: Final = ("worker", "observer", "materializer", "recorder")
 LEAVE_S: Final = 5.0
 """How much longer than its drain a process may take to leave after its supervisor has died."""
 
@@ -88,6 +88,10 @@ def work(role: str, arguments: Sequence[str], config: Config) -> None:
             from gateway import observer
 
             observer.run(config)
+        case "recorder":
+            from gateway.recorder import process
+
+            process.run(config)
         case _:
             from gateway import materializer
 

@@ -131,6 +131,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             ],
             address=supervisor["address"],
             metrics_address=supervisor["metrics_address"],
+            lake=_lake(supervisor["no_lake"], boards.recorder()),
         )
 
     def _features(self, entity: str, key: str) -> pb.GetFeaturesResponse:
@@ -172,6 +173,16 @@ def _worker(index: int, said: dict[str, Any] | None, problems: list[str]) -> pb.
         problems=[*known, *said["problems"]],
         heartbeat_age_ms=(time.monotonic_ns() - said["heartbeat_ns"]) // 1_000_000,
         unjournalled_rows=said["unjournalled"],
+    )
+
+
+def _lake(off: str, said: dict[str, Any]) -> pb.LakeStatus:
+    return pb.LakeStatus(
+        off=off,
+        problems=said.get("problems", ()),
+        lost_rows=said.get("lost_rows", 0),
+        waiting_rows=said.get("waiting_rows", 0),
+        through_ns=said.get("through_ns", 0),
     )
 
 

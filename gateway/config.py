@@ -52,6 +52,12 @@ class Config(BaseSettings):
     """Bytes of disk that the journals of all workers take together, reserved at start."""
     outcomes_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Bytes of disk that outcomes of all workers may take together until the recorder has put them into the lake."""
+    recorder: bool = True
+    """Whether scored rows and outcomes are put into the lake; needs the extra `lake`, and is off without it."""
+    lake: Path | None = None
+    """Directory of the prediction log and the outcomes, which gateways may share; none is `lake` beside the data's."""
+    lake_flush_ms: Annotated[int, Field(ge=100)] = 30_000
+    """Milliseconds after which scored rows and outcomes are in the lake: each time a file for each model."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The least severe log line written: debug, info, warning or error."""
 
@@ -91,6 +97,11 @@ class Config(BaseSettings):
     def journal_path(self) -> Path:
         """The journals, one directory per worker."""
         return self.data / "journal"
+
+    @property
+    def lake_path(self) -> Path:
+        """The lake."""
+        return self.lake or self.data.absolute().parent / "lake"
 
     @property
     def outcomes_path(self) -> Path:

@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
+from gateway.artifacts import sync_directory
 from gateway.contract.errors import Fault, Reason
 
 FORMAT: Final = 1
@@ -124,15 +125,6 @@ def _write(file: FileIO, content: bytes) -> None:
     while view:
         view = view[file.write(view) :]
     os.fdatasync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Makes the directory's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def segments(directory: Path) -> list[Path]:

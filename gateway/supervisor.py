@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -92,6 +93,13 @@ def gateway_id(path: Path) -> str:
     return path.read_text().strip()
 
 
+def why_no_lake(config: Config) -> str:
+    """Why there is no recorder; empty where there is one."""
+    if not config.recorder:
+        return "off (gateway.recorder)"
+    return "" if find_spec("pyarrow") else "off: it needs the extra `lake` (pip install 'interlock[lake]')"
+
+
 class Supervisor:
     """A gateway that has its directory and ports, and whose processes `run` starts."""
 
@@ -112,6 +120,9 @@ class Supervisor:
         self._others = [self._child(settings, "observer")]
         if config.control:
             self._others.append(self._child(settings, "materializer"))
+        self._no_lake = why_no_lake(config)
+        if not self._no_lake:
+            self._others.append(self._child(settings, "recorder"))
         self._report()
 
     def run(self) -> int:
@@ -170,6 +181,7 @@ class Supervisor:
             "admin_address": self.config.admin_address,
             "metrics_address": self.config.metrics_address,
             "draining": self._draining,
+            "no_lake": self._no_lake,
             "children": [
                 {"role": child.name, "pid": child.pid, "restarts": child.restarts, "problem": child.problem}
                 for child in (*self._workers, *self._others)

@@ -168,6 +168,8 @@ class ModelDocument(Document):
     """Inputs (by their column names) to break figures down by."""
     outcome: Outcome | None = None
     """What happens later."""
+    log_features: bool = False
+    """Whether the prediction log keeps the feature and request values of each row; off, since they may be personal."""
     control_share_bps: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Entities that get business as usual instead of a score, in basis points, to measure the model's uplift."""
     max_age_days: Annotated[int, Field(gt=0)] | None = None
@@ -193,6 +195,15 @@ class ModelDocument(Document):
     def requested(self) -> tuple[RequestInput, ...]:
         """The inputs that the caller sends, in order."""
         return tuple(item for item in self.inputs if isinstance(item, RequestInput))
+
+    @cached_property
+    def decision_labels(self) -> tuple[str, ...]:
+        """Every decision that there can be, in the order by which the journal numbers them."""
+        match self.decision:
+            case Threshold(hit=hit, otherwise=otherwise):
+                return tuple(dict.fromkeys((hit, otherwise)))
+            case _:
+                return tuple(dict.fromkeys(self.output.labels))
 
 
 def _contradictions(document: ModelDocument) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import isfinite
 from typing import Final, NamedTuple
@@ -135,3 +135,34 @@ def record(outcome: pb.Outcome, recorded_ns: int) -> bytes:
 def entity_hash(key: bytes) -> int:
     """What stands for an entity key, in the journal as here."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+
+
+class Recorded(NamedTuple):
+    """An outcome as the log has it."""
+
+    outcome_id: str
+    recorded_ns: int
+    prediction_id: str | None
+    model: str | None
+    entity_hashes: Mapping[str, int]
+    event_time_ns: int
+    label_number: float | None
+    label_text: str | None
+    kpis: Mapping[str, float]
+
+
+def recorded(raw: bytes) -> Recorded:
+    """Reads a record of the log."""
+    kept = log_pb.OutcomeRecord.FromString(raw)
+    outcome, kind = kept.outcome, kept.outcome.WhichOneof("label")
+    return Recorded(
+        outcome_id=outcome.id,
+        recorded_ns=kept.recorded_ns,
+        prediction_id=outcome.prediction_id or None,
+        model=outcome.model or None,
+        entity_hashes=dict(kept.entity_hashes),
+        event_time_ns=outcome.event_time_ns,
+        label_number=outcome.number if kind == "number" else None,
+        label_text=outcome.text if kind == "text" else None,
+        kpis=dict(outcome.kpis),
+    )

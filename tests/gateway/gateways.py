@@ -31,7 +31,7 @@ class Gateway:
         token_file.write_text(TOKEN)
         self.command = [sys.executable, "-m", "gateway", f"--data={data}", f"--token-file={token_file}"]
         self.command += ["--address=127.0.0.1:0", "--admin-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0"]
-        self.command += ["--workers=1", "--journal-bytes=8388608", "--map-bytes=268435456", *flags]
+        self.command += ["--workers=1", "--journal-bytes=8388608", "--map-bytes=268435456", "--recorder=false", *flags]
         self.command += [f"--control={control}"] if control else []
         self.log = data.parent / "gateway.log"
         with self.log.open("a") as file:
