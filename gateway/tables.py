@@ -29,6 +29,8 @@ def read_table(raw: bytes) -> Table:
     """Reads a serialized table; raises ValueError for one that the workers could not read."""
     parsed = parse_routes(raw)
     named = [*parsed.champions.values(), *(served for kept in parsed.kept.values() for served in kept)]
+    named += [served for canary in parsed.canaries.values() for served in (canary.challenger, canary.control)]
+    named += [shadow.version for shadows in parsed.shadows.values() for shadow in shadows]
     digests = {digest for served in named for digest in (served.model_sha256, served.golden_sha256)}
     return Table(raw, parsed.history_id, parsed.revision, tuple(sorted(digests)))
 
