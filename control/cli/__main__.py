@@ -11,7 +11,21 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from control.cli import approval, audit, backup, config, features, model, rollback, score, services, status, token, up
+from control.cli import (
+    approval,
+    audit,
+    backup,
+    check,
+    config,
+    features,
+    model,
+    rollback,
+    score,
+    services,
+    status,
+    token,
+    up,
+)
 from control.cli.output import Output
 from control.cli.problem import ExitCode, Problem
 from gateway.contract.errors import Fault, Reason
@@ -43,6 +57,7 @@ def root(
 
 up.declare(app)
 services.declare(app)
+check.declare(model.app)
 app.add_typer(model.app, name="model")
 app.add_typer(approval.app, name="approval")
 app.add_typer(features.app, name="features")

@@ -28,14 +28,17 @@ class Output:
         self.verbose = verbose
 
     def result(self, document: object, *parts: RenderableType) -> None:
-        """Prints the document as JSON, or the parts for people."""
+        """Prints the document as JSON, or the parts for people: strings as they are, so that they can be pasted."""
         if self.as_json:
             indent = 2 if sys.stdout.isatty() else None
             print(json.dumps(plain(document), ensure_ascii=False, indent=indent), flush=True)
             return
         stdout = console(sys.stdout)
         for part in parts:
-            stdout.print(part)
+            if isinstance(part, str):
+                stdout.print(part, soft_wrap=True, markup=False)
+            else:
+                stdout.print(part)
 
     def note(self, text: str) -> None:
         """Says something to people that is no result."""

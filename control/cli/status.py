@@ -80,16 +80,22 @@ def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:
     rows = (
         (
             m.model,
-            f"{m.model}/{m.champion_version}" if m.champion_version else text("nobody", "yellow"),
+            _answers(m),
             moment(m.since_ns),
             m.promoted_by,
-            ", ".join(m.approved_by),
+            ", ".join(m.approved_by) or ("nobody: unapproved" if m.trial_version else ""),
             ", ".join(str(version) for version in m.kept_versions),
             f"{m.last_change.action} {m.last_change.subject} by {m.last_change.actor}, {moment(m.last_change.time_ns)}",
         )
         for m in found.models
     )
     return table(("model", "answers", "since", "put there by", "approved by", "kept", "last change"), rows)
+
+
+def _answers(model: rollout_pb2.ModelStatus) -> RenderableType:
+    if model.champion_version:
+        return text(f"{model.model}/{model.champion_version}")
+    return text(f"{model.model}/{model.trial_version} on trial" if model.trial_version else "nobody", "yellow")
 
 
 def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:

@@ -1,13 +1,13 @@
-"""`interlock up`: a control plane and a gateway on this host, in the foreground."""
+"""`interlock up [MODEL.onnx]`: a control plane and a gateway on this host, in the foreground."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
@@ -17,12 +17,36 @@ from control.cli.command import command
 from control.cli.extras import needs_control
 from control.cli.hints import suggest
 from control.cli.output import facts, text
+from control.cli.people import People, find_people
 from control.cli.problem import Problem
 from control.cli.processes import Service, Stopped, Watch
 from control.cli.session import Session
+from control.cli.trial import OnTrial, prepare, put_on_trial
+from control.cli.trial import calls as trial_calls
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 START_S: Final = 60.0
 """Seconds that a service gets to become ready: many models may have to be loaded."""
+
+
+CALLS: Final = {
+    "From a shell:": "shell",
+    "In Python, by our stubs:": "python",
+    "In Python, by tritonclient:": "tritonclient",
+    "By reflection:": "grpcurl",
+}
+"""What stands above each call, and its key."""
+
+
+class Up(NamedTuple):
+    """What runs, and whom it can be tried with."""
+
+    control: places.ControlPlace
+    gateway: places.GatewayPlace
+    people: People | None
+    trial: OnTrial | None
 
 
 class Ports(StrEnum):
@@ -39,6 +63,19 @@ def declare(app: typer.Typer) -> None:
 
 def up(
     session: Session,
+    onnx: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL.onnx]",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+            help="Serve this model at once, on trial: without a document or an approval, marked so in every reply.",
+        ),
+    ] = None,
+    *,
+    name: Annotated[str, typer.Option(help="With MODEL.onnx: the model's name; otherwise the file's.")] = "",
     ports: Annotated[
         Ports, typer.Option(help="The configured ports (7400, and 7500 to 7502), or any that are free.")
     ] = Ports.CONFIGURED,
@@ -49,10 +86,14 @@ def up(
     """Starts a control plane and a gateway on this host, in the foreground; Ctrl-C drains and stops both."""
     needs_control("`interlock up`")
     data = session.data
+    candidate = prepare(onnx, name) if onnx else None
     watch = Watch()
     session.out.note(f"Starting a control plane and a gateway in {data} ...")
     with watch.signals(), _announced_end(session), ExitStack() as services:
-        control = services.enter_context(watch.add(_start(session, "control", _port_flags("control", ports))))
+        trial = ["--allow-unapproved=true"] if candidate else []
+        control = services.enter_context(
+            watch.add(_start(session, "control", [*_port_flags("control", ports), *trial]))
+        )
         control_place = watch.until(lambda: _control_ready(data, control), "the control plane", START_S)
         flags = [
             *_port_flags("gateway", ports),
@@ -62,7 +103,12 @@ def up(
         ]
         gateway = services.enter_context(watch.add(_start(session, "gateway", flags)))
         gateway_place = watch.until(lambda: _gateway_ready(data, gateway), "the gateway", START_S)
-        _announce(session, control_place, gateway_place)
+        people = _people(data, control_place.address, needed=candidate is not None)
+        found = None
+        if candidate and people:
+            session.out.note(f"Registering {candidate.onnx.name} and putting it on trial ...")
+            found = put_on_trial(candidate, data, control_place.address, people, gateway_place.address)
+        _announce(session, Up(control_place, gateway_place, people, found))
         watch.forever()
 
 
@@ -109,11 +155,26 @@ def _serving(address: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _announce(session: Session, control: places.ControlPlace, gateway: places.GatewayPlace) -> None:
+def _people(data: Path, address: str, needed: bool) -> People | None:
+    """Two people to try four eyes with; none where the operator's token is no longer good, unless they are needed."""
+    from control.client import ControlPlane
     from control.connection import CallFailed
 
+    with ControlPlane(address, places.read_token(places.operator_token_path(data))) as operator:
+        try:
+            return find_people(data, operator, needed)
+        except CallFailed:
+            if needed:
+                raise
+            return None
+
+
+def _announce(session: Session, found: Up) -> None:
+    from control.connection import CallFailed
+
+    control, gateway, people, trial = found
     token_path = places.operator_token_path(session.data)
-    document = {
+    document: dict[str, object] = {
         "control": control.address,
         "gateway": gateway.address,
         "gateway_admin": gateway.admin_address,
@@ -121,16 +182,60 @@ def _announce(session: Session, control: places.ControlPlace, gateway: places.Ga
         "operator_token_file": str(token_path),
         "pid": os.getpid(),
     }
-    rows = (
+    rows: list[tuple[str, object]] = [
         ("scoring", gateway.address),
         ("control plane", control.address),
         ("gateway's admin", gateway.admin_address),
         ("metrics", f"http://{gateway.metrics_address}/metrics"),
         ("operator token", token_path),
+    ]
+    if people:
+        document |= {"submitter_token_file": str(people.submitter), "approver_token_file": str(people.approver)}
+        rows += [("submitter token", people.submitter), ("approver token", people.approver)]
+    calls = trial_calls(trial, session.same_flags) if trial else {}
+    if trial:
+        document |= {"model": trial.model, "version": trial.version, "approved": trial.approved, "calls": calls}
+    session.out.result(
+        document, text("Interlock is up. Ctrl-C stops it.", "bold green"), facts(rows), *_shown(found, calls)
     )
-    session.out.result(document, text("Interlock is up. Ctrl-C stops it.", "bold green"), facts(rows))
-    with suppress(CallFailed):  # a hint is worth no failure, as where INTERLOCK_TOKEN is of another installation
-        suggest(session, "Next, in another shell")
+    if people:
+        session.out.note(_four_eyes(people, trial, session.same_flags))
+    if trial is None:
+        with suppress(CallFailed):  # a hint is worth no failure, as where INTERLOCK_TOKEN is of another installation
+            suggest(session, "Next, in another shell")
+
+
+def _shown(found: Up, calls: Mapping[str, str]) -> Iterator[RenderableType]:
+    """How to call the model, for people to paste."""
+    if found.trial is None:
+        return
+    name = f"{found.trial.model}/{found.trial.version}"
+    if found.trial.approved:
+        yield text(f"\n{name} answers, approved.", "bold green")
+    else:
+        yield text(f"\n{name} answers on trial: nobody approved it, and every reply says so.", "bold yellow")
+    for title, key in CALLS.items():
+        yield text(f"\n{title}", "bold")
+        yield calls[key].rstrip()
+
+
+def _four_eyes(people: People, trial: OnTrial | None, flags: str) -> str:
+    """How one person can try that two are needed."""
+    version = f"{trial.model}/{trial.version}" if trial else "MODEL/1"
+    lines = [
+        f"interlock approval approve {version} --token-file {people.approver}{flags}",
+        f"interlock model promote {version} --token-file {people.approver}{flags}",
+    ]
+    if trial is None:
+        head = "To try four eyes alone: the submitter registers a version, and only the approver can decide on it:"
+        files = "model.yaml --onnx MODEL.onnx --golden GOLDEN.csv"
+        lines.insert(0, f"interlock model register {files} --token-file {people.submitter}{flags}")
+    else:
+        head = (
+            f"To have it approved as in production: complete {trial.model}'s document, or, to see how it goes, "
+            "as it is:"
+        )
+    return "\n".join(["", head, *(f"  {line}" for line in lines)])
 
 
 @contextmanager

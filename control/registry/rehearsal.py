@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ WORDS: Final[Mapping[Check, str]] = MappingProxyType(
     }
 )
 """What each check makes sure of, in the order in which they are made."""
+GOLDEN: Final = (Check.GOLDEN_FILE, Check.GOLDEN_ROWS)
+"""Checks that say nothing where the rows are the model's own."""
 DOCUMENT: Final = "document"
 """Stands for a check where the document itself is wrong."""
 
@@ -83,7 +86,7 @@ class Rehearsal(NamedTuple):
         """What was made sure of, in words."""
         if self.refused == DOCUMENT:
             return []
-        order = list(WORDS)
+        order = [check for check in WORDS if not (self.own_golden and check in GOLDEN)]
         stop = order.index(Check(self.refused)) if self.refused in order else len(order)
         return [WORDS[check] for check in order[: stop if self.refused else len(order)]]
 
@@ -95,17 +98,35 @@ class Rehearsal(NamedTuple):
             found.insert(0, "no golden rows were given: nothing shows that the file answers as the trained model does")
         return found
 
+    def as_json(self) -> dict[str, Any]:
+        """What a program is told."""
+        refused = None if self.ok else {"check": self.refused, "message": self.message}
+        return {
+            "ok": self.ok,
+            "refused": refused,
+            "passed": self.passed,
+            "rewritten": list(self.changes),
+            "warnings": self.warnings,
+            "report": json.loads(self.report.to_json()) if self.report else None,
+        }
+
 
 def rehearse(
-    onnx: Path, document_yaml: str = "", golden: str = "", views: Sequence[FeatureView] = (), name: str = ""
+    onnx: Path,
+    document_yaml: str = "",
+    golden: str = "",
+    views: Sequence[FeatureView] = (),
+    *,
+    name: str = "",
+    person: str = "nobody",
 ) -> Rehearsal:
     """Has the file examined as registration would; a missing document is drafted, missing golden rows are made.
 
-    `views` are the definitions of those that the document pins.
+    `views` are the definitions of those that the document pins; `name` and `person` are for a drafted document.
     """
     found = Rehearsal(None, document_yaml, golden, not golden, (), None)
     try:
-        text = document_yaml or trial_document(onnx, name)
+        text = document_yaml or trial_document(onnx, name, person)
         document = read_model(text)
         found = found._replace(document=document, document_yaml=text, changes=_changes(onnx))
         pinned = _pinned(document, views)
@@ -122,7 +143,7 @@ def rehearse(
         raise
 
 
-def trial_document(onnx: Path, name: str = "", person: str = "nobody") -> str:
+def trial_document(onnx: Path, name: str, person: str) -> str:
     """A document that is complete, with what only a person knows made up: for trials."""
     drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
     drafted["purpose"] = f"On trial: drafted from {onnx.name}, and described by nobody yet."

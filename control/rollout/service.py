@@ -230,11 +230,11 @@ def _model_status(
         kept_versions=[record.version for record in kept_versions(ever_champions(connection, model), model)],
         last_change=pb.LastChange(**last_change(connection, model)._asdict()),
     )
-    if champion:
-        change = stage_change(connection, champion)
-        status.champion_version = champion.version
+    if answering := champion or tried:
+        change = stage_change(connection, answering)
+        status.champion_version = champion.version if champion else 0
         status.since_ns, status.promoted_by = change.time_ns, change.actor
-        status.approved_by.extend(approvers(connection, champion))
+        status.approved_by.extend(approvers(connection, answering))
     return status
 
 

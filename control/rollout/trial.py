@@ -54,10 +54,14 @@ def check_triable(record: VersionRecord, champion: VersionRecord | None, allowed
 def on_trial(
     trials: Iterable[Trial], records: Iterable[VersionRecord], champions: Iterable[VersionRecord]
 ) -> list[VersionRecord]:
-    """The versions that answer on trial."""
+    """The versions that answer on trial, each with the entry that put it there as that of its stage."""
     led = {record.model for record in champions}
-    tried = {(trial.model, trial.version) for trial in trials if trial.model not in led}
-    return [record for record in records if record[:2] in tried and record.stage in TRIABLE]
+    tried = {(trial.model, trial.version): trial.sequence for trial in trials if trial.model not in led}
+    return [
+        record._replace(stage_sequence=tried[record[:2]])
+        for record in records
+        if record[:2] in tried and record.stage in TRIABLE
+    ]
 
 
 def changed_at(trials: Iterable[Trial], records: Iterable[VersionRecord]) -> int:
