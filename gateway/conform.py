@@ -9,8 +9,9 @@ import numpy as np
 
 from gateway.contract.document import ModelDocument, RequestInput
 from gateway.contract.errors import Fault, Reason
+from gateway.contract.row import Rows
 from gateway.contract.schema import Dtype
-from gateway.contract.tensors import COLUMN_DTYPES, Array
+from gateway.contract.tensors import COLUMN_DTYPES, Array, Feed, too_large
 from gateway.request import Request
 
 MAX_ROWS: Final = 256
@@ -82,6 +83,23 @@ def refuse_not_finite(document: ModelDocument, columns: Mapping[str, Array], err
             "and this model's document refuses that (nan: reject)",
         )
         for row in np.flatnonzero(~np.isfinite(columns[item.request])).tolist():
+            errors.setdefault(row, fault)
+
+
+def refuse_too_large(
+    feeds: Sequence[Feed], rows: Mapping[str, Rows], requested: Mapping[str, Array], errors: dict[int, Fault]
+) -> None:
+    """Gives an error to the rows that have a whole number which an input of int32 cannot hold."""
+    for feed, piece, bad in too_large(feeds, rows, requested):
+        if piece.view is None:
+            fault = Fault(
+                Reason.INPUT_MISMATCH, f"request-time input {piece.block!r} is too large: this model takes it as int32"
+            )
+        else:
+            fault = Fault(
+                Reason.MODEL_FAILED, f"a feature of view {piece.view} is too large for the model's int32 {feed.name!r}"
+            )
+        for row in bad:
             errors.setdefault(row, fault)
 
 

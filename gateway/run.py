@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.conform import Columns, encode_keys, refuse_not_finite
+from gateway.conform import Columns, encode_keys, refuse_not_finite, refuse_too_large
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.missing import Settled
 from gateway.contract.row import BLANK, Decoded, Rows
@@ -196,6 +196,8 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
         if view.key not in labels:
             payload.append(b"".join(store.rows(view.key, keys[view.entity], view.codec.blank)))
             labels.append(view.key)
+    if run.servable.narrow:
+        refuse_too_large(run.servable.narrow, rows, requested, run.errors)
     try:
         inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
     except IndexError:  # a dictionary has grown since it was read; codes are only ever added

@@ -15,7 +15,7 @@ from gateway.contract.errors import Fault, Reason
 from gateway.contract.golden import check_golden, golden_inputs, read_golden
 from gateway.contract.missing import MissingPolicy
 from gateway.contract.row import RowCodec
-from gateway.contract.tensors import Array, Feed, GraphTensor, plan_inputs, row_by_row, takes_one_row
+from gateway.contract.tensors import Array, Feed, GraphTensor, narrow, plan_inputs, row_by_row, takes_one_row
 from gateway.features.store import view_key
 from gateway.wire.routes import ServedVersion
 
@@ -52,6 +52,7 @@ class Servable:
         self.served = served
         self.document = served.document
         self.feeds = feeds
+        self.narrow = narrow(feeds)
         self.views = stored_views(served)
         self.assign_by = self.document.assign_by or next(iter(self.document.entities), None)
         self.requested = self.document.requested

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -116,6 +116,22 @@ def assemble(
                 out[:, piece.start : piece.start + len(piece.columns)] = _values(piece, rows, texts, requested)
         filled[feed.name] = out.reshape(n) if feed.flat else out
     return filled
+
+
+def narrow(feeds: Sequence[Feed]) -> tuple[Feed, ...]:
+    """The feeds of graph inputs that hold smaller whole numbers than columns do."""
+    return tuple(feed for feed in feeds if feed.dtype is np.int32)
+
+
+def too_large(
+    feeds: Sequence[Feed], rows: Mapping[str, Rows], requested: Mapping[str, Array]
+) -> Iterator[tuple[Feed, Piece, list[int]]]:
+    """The rows, by what fills an input of int32, whose value it cannot hold: it would silently become another one."""
+    for feed in feeds:
+        for piece in feed.pieces:
+            values = _values(piece, rows, {}, requested)
+            if values.dtype == np.int64 and (bad := (values != values.astype(np.int32)).any(axis=1)).any():
+                yield feed, piece, np.flatnonzero(bad).tolist()
 
 
 def row_by_row(run: Callable[[dict[str, Array]], Array], inputs: Mapping[str, Array]) -> Array:
