@@ -18,6 +18,7 @@ from gateway.telemetry import LOG, start_logging
 
 NICENESS: Final = 5
 ROLES: Final = ("worker", "observer", "materializer", "recorder")
+BY_HAND: Final = ("step-back", "accept-history")
 LEAVE_S: Final = 5.0
 """How much longer than its drain a process may take to leave after its supervisor has died."""
 
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ROLES:
         return run_role(given[0], given[1:])
+    if given and given[0] in BY_HAND:
+        from gateway import by_hand
+
+        return by_hand.run(given[0], given[1:])
     try:
         from gateway import supervisor
 
@@ -39,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
     """The settings that flags give, by key; argparse prints what is wrong with a flag and exits with 2."""
-    parser = argparse.ArgumentParser("gateway", description="Starts a gateway.", allow_abbrev=False)
+    text = (
+        "Starts a gateway. To one that runs on this host: `interlock gateway rollback MODEL` steps back from a bad "
+        "version, whether the control plane runs or not; `interlock gateway accept-history` follows a restored one."
+    )
+    parser = argparse.ArgumentParser("gateway", description=text, allow_abbrev=False)
     for key, field in Config.model_fields.items():
         shown = "" if field.default in (None, "") else f" Default: {field.default}."
         text = f"{field.description}{shown}".replace("%", "%%")

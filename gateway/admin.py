@@ -15,19 +15,24 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.board import Boards
+from gateway.by_hand import step_back
 from gateway.config import Config
 from gateway.contract.errors import Fault, Reason
 from gateway.features.store import FoundRow, OnlineStore
 from gateway.ports import refuse_listener, taken
 from gateway.reflection import ADMINISTRATION, add_reflection
 from gateway.security import check_bearer, own_token
+from gateway.stepback import Withdrawal
 from gateway.transport.grpcio import STATUS
 from gateway.v1 import admin_pb2 as pb
 from gateway.v1 import admin_pb2_grpc
 from gateway.wire.status import internal, refusal
+from gateway.withdrawals import Withdrawals
 
 SERVICES: Final = ("", "gateway.v1.ScoringService")
 THREADS: Final = 4
+LONGEST_WAIT_MS: Final = 60_000
+LOOK_S: Final = 0.02
 OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # a second process on this port is a mistake, and must show
     ("grpc.max_receive_message_length", 64 << 10),
@@ -47,9 +52,11 @@ class AdminServer:
     def __init__(self, config: Config) -> None:
         self._health = health.HealthServicer()
         self._serving: bool | None = None
+        self.begin_anew = threading.Event()
+        """Set when an operator has accepted another history."""
         self._server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS, maximum_concurrent_rpcs=64)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(config), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(config, self.begin_anew), self._server)
         add_reflection(self._server, ADMINISTRATION)
         channelz.add_channelz_servicer(self._server)
         refuse_listener("admin_address", config.admin_address)
@@ -82,8 +89,9 @@ class AdminServer:
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """Answers operators who bear the gateway's own token."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, begin_anew: threading.Event) -> None:
         self._config = config
+        self._begin_anew = begin_anew
         self._store = OnlineStore(config.features_path)
         self._one_reader = threading.Lock()
 
@@ -92,6 +100,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def GetFeatures(self, request: pb.GetFeaturesRequest, context: Any) -> pb.GetFeaturesResponse:  # noqa: D102, N802
         return self._answer(context, lambda: self._features(request.entity, request.key))
+
+    def StepBack(self, request: pb.StepBackRequest, context: Any) -> pb.StepBackResponse:  # noqa: D102, N802
+        return self._answer(context, lambda: self._step_back(request))
+
+    def AcceptHistory(self, request: pb.AcceptHistoryRequest, context: Any) -> pb.AcceptHistoryResponse:  # noqa: D102, N802
+        return self._answer(context, lambda: self._accept(request.history_id))
 
     def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:  # noqa: ARG002, D102, N802
         return self._answer(context, _drain)
@@ -132,7 +146,41 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             address=supervisor["address"],
             metrics_address=supervisor["metrics_address"],
             lake=_lake(supervisor["no_lake"], boards.recorder()),
+            withdrawn=[_withdrawn(one) for one in Withdrawals(self._config.data).read()],
+            history_id=str(boards.observer().get("history_id", "")),
+            refused_history_id=str(boards.observer().get("refused_history_id", "")),
         )
+
+    def _step_back(self, request: pb.StepBackRequest) -> pb.StepBackResponse:
+        """Withdraws durably, then waits until every worker that takes calls says that it answers accordingly."""
+        done = step_back(self._config, request.model, request.to_version, request.actor, request.reason)
+        wanted = max((one.number for one in done.withdrawn), default=0)
+        boards = Boards(self._config.run_path, self._config.worker_count)
+        deadline = time.monotonic() + min(max(request.wait_ms, 0), LONGEST_WAIT_MS) / 1000
+        while True:
+            confirmed = [said["withdrawal"] >= wanted for said in boards.workers().values() if said["ready"]]
+            if all(confirmed) or time.monotonic() > deadline:
+                break
+            time.sleep(LOOK_S)
+        return pb.StepBackResponse(
+            withdrawn=[_withdrawn(one) for one in done.withdrawn],
+            answers=done.answers.version,
+            confirmed=sum(confirmed),
+            pending=len(confirmed) - sum(confirmed),
+        )
+
+    def _accept(self, history_id: str) -> pb.AcceptHistoryResponse:
+        """Has the supervisor begin anew, if that history is what the control plane offers at this moment."""
+        offered = Boards(self._config.run_path, self._config.worker_count).observer().get("refused_history_id", "")
+        if not offered or offered != history_id:
+            raise Fault(
+                Reason.HISTORY_MISMATCH,
+                f"the control plane offers history {offered}, not {history_id[:80]}"
+                if offered
+                else "the control plane offers no other history than the one that this gateway follows",
+            )
+        self._begin_anew.set()
+        return pb.AcceptHistoryResponse()
 
     def _features(self, entity: str, key: str) -> pb.GetFeaturesResponse:
         if not entity or not key or len(key.encode()) > 500:
@@ -145,6 +193,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 def _drain() -> pb.DrainResponse:
     os.kill(os.getpid(), signal.SIGTERM)
     return pb.DrainResponse()
+
+
+def _withdrawn(one: Withdrawal) -> pb.WithdrawnVersion:
+    return pb.WithdrawnVersion(
+        number=one.number,
+        model=one.model,
+        version=one.version,
+        kind=one.kind,
+        actor=one.actor,
+        reason=one.reason,
+        time_ns=one.time_ns,
+        acknowledged=one.recorded_by > 0,
+    )
 
 
 def _problems(supervisor: dict[str, Any], index: int) -> list[str]:

@@ -19,7 +19,7 @@ from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
 from gateway.telemetry import log, log_rationed, settle
 from gateway.totals import Totals
-from gateway.uplink import RouteFollower
+from gateway.uplink import Pinned, RouteFollower
 
 FORMAT: Final = 1
 PAUSE_S: Final = 0.02
@@ -45,7 +45,7 @@ class Observer:
         self._state = config.data / "observer.state"
         self._board = Board(config.run_path / "observer.board", BOARD_BYTES)
         self._beat = Board(config.run_path / BEAT, BEAT_BYTES)
-        self._routes = RouteFollower(config, (config.data / "gateway.id").read_text().strip())
+        self._routes = RouteFollower(config, (config.data / "gateway.id").read_text().strip(), self._pinned)
         saved = recall(self._state)
         self._totals = Totals(saved.get("totals"))
         self._reader = JournalReader(config.journal_path, saved.get("positions"))
@@ -123,10 +123,14 @@ class Observer:
             "connected": self._routes.connected,
             "revision": table.revision,
             "history_id": table.history_id,
+            "refused_history_id": self._routes.refused_history_id,
             "feature_sequence": self._routes.sequence,
             "problems": self._routes.problems(),
             **self._totals.facts(),
         }
+
+    def _pinned(self) -> list[Pinned]:
+        return self._totals.pinned(time.time_ns())
 
     def _keep(self) -> None:
         """Saves totals and positions, both or neither."""

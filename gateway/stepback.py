@@ -6,7 +6,7 @@ withdrawal and sent a table that takes it into account.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -99,6 +99,16 @@ def choose(followed: RouteTable, model: str, to_version: int) -> Choice:
             model=model,
         )
     return Choice(kept[place], (champion, *kept[:place]))
+
+
+def acknowledged(withdrawals: Iterable[Withdrawal], entries: Mapping[int, tuple[int, int]]) -> tuple[Withdrawal, ...]:
+    """The withdrawals with what the control plane says of them, by number: its audit entry, and a revision."""
+    return tuple(
+        one._replace(recorded_by=entries[one.number][0], counted_from=entries[one.number][1])
+        if one.number in entries
+        else one
+        for one in withdrawals
+    )
 
 
 def settled(withdrawals: Sequence[Withdrawal], table: RouteTable) -> tuple[Withdrawal, ...]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from gateway.admin import AdminServer
 from gateway.board import Board, Boards
+from gateway.by_hand import forget_history
 from gateway.children import Child
 from gateway.config import Config
 from gateway.leftovers import remove_leftovers
@@ -136,12 +137,22 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake us
         log(logging.INFO, "started", address=self.config.address, workers=len(self._workers), gateway_id=self._id)
         while not self._signals:
+            if self._admin.begin_anew.is_set():
+                self._begin_anew()
             for child in (*self._others, *self._workers):
                 child.tend()
             self._report()
             self._sleep()
         self._drain()
         return 0
+
+    def _begin_anew(self) -> None:
+        """Ends the other processes, forgets routes and features, and lets the processes be started again."""
+        log(logging.WARNING, "history_accepted")
+        self._end(self._workers, self.config.drain_ms / 1000 + MARGIN_S)
+        self._end(self._others, MARGIN_S)
+        forget_history(self.config)
+        self._admin.begin_anew.clear()
 
     def _drain(self) -> None:
         log(logging.INFO, "draining", drain_ms=self.config.drain_ms)

@@ -40,7 +40,7 @@ def refusal(current: Table, offered: Table) -> str:
     if current.history_id and offered.history_id != current.history_id:
         return (
             f"this gateway's routes belong to history {current.history_id}, the control plane's to "
-            f"{offered.history_id}; if the new one is right, stop the gateway and remove its routes and features"
+            f"{offered.history_id}; if the new one is right, `interlock gateway accept-history` on this host takes it"
         )
     if offered.revision < current.revision:
         return f"the control plane sent revision {offered.revision}, older than {current.revision}, which is in force"
@@ -72,6 +72,11 @@ class TableFiles:
         if current.raw:
             replace_durably(first, current.raw)
         replace_durably(self.path, table.raw)
+
+    def forget(self) -> None:
+        """Removes every table, the one in force last: until then nothing has changed."""
+        for path in (*reversed(self._before), self.path):
+            path.unlink(missing_ok=True)
 
     def former(self) -> list[Table]:
         """The tables that were in force before."""

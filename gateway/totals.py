@@ -25,6 +25,10 @@ AGE_BOUNDS_MS: Final = np.array(
 """Upper bounds of the buckets of a feature row's age: 1 s to 30 days."""
 RUN_FIGURES: Final = ("runs", "last_ns", *(f"{stage}_ns" for stage in STAGES))
 """Of each version: how often it ran, when it last did (UTC), and how long the stages took in all."""
+PINNED: Final = ARMS.index("pinned")
+MINUTE_NS: Final = 60_000_000_000
+PINNED_NS: Final = 25 * 60 * MINUTE_NS
+"""How long a call that named a version is remembered: an hour longer than it keeps the version from being retired."""
 MOST_VERSIONS: Final = 512
 """Versions and models whose figures are kept; those that were silent for longest are forgotten first."""
 
@@ -82,6 +86,7 @@ class Totals:
         for model, version, arm, result, count in saved.get("rows", ()):
             place = RESULTS.index(result) if result in RESULTS else len(RESULTS) - 1
             self._version((model, version))[ARMS.index(arm), place] += count
+        self._pinned_ns = {(model, version): int(last_ns) for model, version, last_ns in saved.get("pinned", ())}
         self._models = {model: ModelTotals(facts) for model, facts in saved.get("models", {}).items()}
         self._runs = {
             (model, version): _array(figures, (len(RUN_FIGURES),)) for model, version, *figures in saved.get("runs", ())
@@ -98,6 +103,8 @@ class Totals:
             cells = np.minimum(rows["arm"], len(ARMS) - 1).astype(np.intp) * len(RESULTS)
             cells += np.minimum(rows["reason"], len(RESULTS) - 1)
             counts = self._version(key)
+            if ((rows["arm"] == PINNED) & (rows["reason"] == 0)).any():
+                self._pinned_ns[key] = max(block.time_ns for block in group)
             counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
             stages_ns = np.array([block.stages_ns for block in group], np.int64)
             self._model(key[0]).add(rows, stages_ns)
@@ -112,6 +119,7 @@ class Totals:
                 for (model, version), counts in self._rows.items()
                 for arm, result in np.argwhere(counts)
             ],
+            "pinned": [[model, version, last_ns] for (model, version), last_ns in self._pinned_ns.items()],
             "models": {model: totals.facts() for model, totals in self._models.items()},
             "runs": [[model, version, *figures.tolist()] for (model, version), figures in self._runs.items()],
         }
@@ -124,6 +132,11 @@ class Totals:
             for result in np.flatnonzero(counts.any(axis=0))
             if result
         }
+
+    def pinned(self, now_ns: int) -> list[tuple[str, int, int]]:
+        """The versions that callers named within PINNED_NS, and when they last did, to the minute."""
+        self._pinned_ns = {key: last_ns for key, last_ns in self._pinned_ns.items() if last_ns > now_ns - PINNED_NS}
+        return [(*key, last_ns - last_ns % MINUTE_NS) for key, last_ns in self._pinned_ns.items()]
 
     def _add_runs(self, key: tuple[str, int], group: list[Block], stages_ns: Counts) -> None:
         figures = self._runs.pop(key, None)

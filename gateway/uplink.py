@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from grpc import aio
@@ -24,8 +24,11 @@ from gateway.config import Config
 from gateway.contract.errors import Fault
 from gateway.features.writer import Batch
 from gateway.security import own_token
+from gateway.stepback import Withdrawal, acknowledged, settled
 from gateway.tables import EMPTY, Table, TableFiles, read_table, refusal
 from gateway.telemetry import log
+from gateway.wire.routes import parse_routes
+from gateway.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
     from control.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub  # the stub's type, of which there is no class
@@ -49,6 +52,10 @@ HURRY_NS: Final = 10_000_000_000
 FETCH_S: Final = 300.0
 MOST_PROBLEMS: Final = 32
 LONGEST_PROBLEM: Final = 500
+
+
+Pinned = tuple[str, int, int]
+"""A model, a version of it that callers named, and when they last did (UTC, nanoseconds)."""
 
 
 class Lost(Exception):  # noqa: N818 - a state of the world, not an error of ours
@@ -99,8 +106,9 @@ def _batch(message: pb.FeatureBatch) -> Batch:
 class RouteFollower:
     """Takes route tables from the control plane, and puts each on disk once every artifact that it names is there."""
 
-    def __init__(self, config: Config, gateway_id: str) -> None:
+    def __init__(self, config: Config, gateway_id: str, pinned: Callable[[], Iterable[Pinned]] = lambda: ()) -> None:
         self.config = config
+        self._pinned = pinned
         self.gateway_id = gateway_id
         self.connected = False
         self.artifacts = Artifacts(config.artifacts_path)
@@ -109,6 +117,9 @@ class RouteFollower:
         """The table on disk."""
         self.sequence = 0
         """The last feature batch that the materializer was seen to have applied."""
+        self.refused_history_id = ""
+        """The history that the control plane offers and that an operator would have to accept; empty for none."""
+        self._withdrawals = Withdrawals(config.data)
         self._boards = Boards(config.run_path, config.worker_count)
         self._problems: dict[str, str] = {}
         self._wanted: Table | None = None
@@ -142,28 +153,40 @@ class RouteFollower:
             revision=self._boards.revision(),
             feature_sequence=self.sequence,
             problems=self.problems(),
+            withdrawals=[_withdrawal(one) for one in self._withdrawn()],
+            pinned=[pb.PinnedVersion(model=model, version=number, last_ns=ns) for model, number, ns in self._pinned()],
         )
+
+    def _withdrawn(self) -> tuple[Withdrawal, ...]:
+        try:
+            found = self._withdrawals.read()
+        except (OSError, ValueError) as error:
+            self._report_problem("withdrawals", _words(error))
+            return ()
+        self._solve("withdrawals")
+        return found
 
     async def _watch(self) -> None:
         """Holds the stream of tables and reports, for ever."""
         attempt = 0
         while True:
             try:
-                async for raw in self._tables():
+                async for response in self._responses():
                     self._solve("connection")
                     self.connected, attempt = True, 0
-                    self._consider(raw)
+                    self._acknowledge(response.acknowledged)
+                    self._consider(response.table.SerializeToString())
             except Lost as lost:
                 self.connected = False
                 self._report_problem("connection", str(lost))
             attempt += 1
             await asyncio.sleep(pause_s(attempt))
 
-    async def _tables(self) -> AsyncIterator[bytes]:
-        """The tables that one connection brings; raises Lost."""
+    async def _responses(self) -> AsyncIterator[pb.WatchRoutesResponse]:
+        """The tables that one connection brings, and what they acknowledge; raises Lost."""
         async with connection(self.config) as (stub, metadata):
             async for response in stub.WatchRoutes(self._reports(), metadata=metadata):
-                yield response.table.SerializeToString()
+                yield response
         raise Lost("the control plane ended the stream of routes")
 
     async def _reports(self) -> AsyncIterator[pb.WatchRoutesRequest]:
@@ -177,11 +200,30 @@ class RouteFollower:
             hurried = report.revision < self.table.revision and time.monotonic_ns() < self._taken_ns + HURRY_NS
             await asyncio.sleep(HURRIED_LOOK_S if hurried else LOOK_S)
 
+    def _acknowledge(self, said: Iterable[pb.Acknowledgement]) -> None:
+        """Takes note of what the control plane has recorded, and ends what the table on disk makes good."""
+        if entries := {one.number: (one.sequence, one.revision) for one in said}:
+            self._change_withdrawals(lambda found: acknowledged(found, entries))
+            self._settle()
+
+    def _settle(self) -> None:
+        if self.table.raw:
+            table = parse_routes(self.table.raw)
+            self._change_withdrawals(lambda found: settled(found, table))
+
+    def _change_withdrawals(self, decide: Callable[[Sequence[Withdrawal]], Sequence[Withdrawal]]) -> None:
+        try:
+            self._withdrawals.change(decide)
+        except (OSError, ValueError) as error:  # they stay in force, and the control plane says it again
+            self._report_problem("withdrawals", _words(error))
+
     def _consider(self, raw: bytes) -> None:
         """Wants an offered table, unless it must be refused."""
         try:
             offered = read_table(raw)
             why = refusal(self.table, offered)
+            foreign = bool(self.table.history_id) and offered.history_id != self.table.history_id
+            self.refused_history_id = offered.history_id if foreign else ""
         except ValueError as error:
             why = str(error)
         if why:
@@ -226,6 +268,7 @@ class RouteFollower:
             self._files.put(table, self.table)
             self.table, self._taken_ns = table, time.monotonic_ns()
             log(logging.INFO, "routes_taken", revision=table.revision, history_id=table.history_id)
+            self._settle()
         kept = {*table.digests, *(digest for former in self._files.former() for digest in former.digests)}
         self.artifacts.keep_only(kept)
 
@@ -238,5 +281,10 @@ class RouteFollower:
         self._problems.pop(about, None)
 
 
-def _words(error: Fault | Lost | OSError) -> str:
-    return f"an artifact cannot be kept: {error.strerror}" if isinstance(error, OSError) else str(error)
+def _words(error: Fault | Lost | OSError | ValueError) -> str:
+    return f"a file cannot be kept: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _withdrawal(one: Withdrawal) -> pb.Withdrawal:
+    said = {name: value for name, value in one._asdict().items() if name not in ("recorded_by", "counted_from")}
+    return pb.Withdrawal(**said)

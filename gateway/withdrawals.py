@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateway.artifacts import replace_durably
 from gateway.contract.errors import Fault, Reason
-from gateway.stepback import Choice, Kind, Withdrawal
+from gateway.stepback import Kind, Withdrawal
 from gateway.wire.routes import RouteTable, ServedVersion
 
 FORMAT: Final = 1
@@ -48,6 +48,7 @@ class Withdrawals:
         kind, actor, reason = why
         with self._changing() as (found, keep):
             now_ns = time.time_ns()
+            known = {(one.model, one.digest) for one in found}
             # A clock that never repeats: a lost file gives no number again.
             first = max([now_ns // NS_PER_MS, *(one.number + 1 for one in found)])
             added = [
@@ -63,7 +64,7 @@ class Withdrawals:
                     history_id=table.history_id,
                     revision=table.revision,
                 )
-                for index, served in enumerate(versions)
+                for index, served in enumerate(v for v in versions if (v.model, v.digest) not in known)
             ]
             if len(found) + len(added) > MOST:
                 raise Fault(Reason.TRANSITION_REFUSED, f"this gateway holds {len(found)} withdrawals, more than enough")
@@ -90,10 +91,3 @@ class Withdrawals:
     def _keep(self, withdrawals: Sequence[Withdrawal]) -> None:
         text = json.dumps({"format": FORMAT, "withdrawals": [one._asdict() for one in withdrawals]}).encode()
         replace_durably(self.path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
-
-
-def withdraw_by_hand(
-    withdrawals: Withdrawals, table: RouteTable, choice: Choice, actor: str, reason: str
-) -> list[Withdrawal]:
-    """What a person on this host decided, durably."""
-    return withdrawals.add(table, choice.withdrawn, (Kind.MANUAL, actor, reason))

@@ -117,7 +117,7 @@ class OnlineWriter:
             raise Fault(
                 Reason.HISTORY_MISMATCH,
                 f"the online store belongs to history {known}, the batch to {history_id}; "
-                "if the new one is right, stop the gateway and remove its features directory",
+                "if the new one is right, `interlock gateway accept-history` on this host takes it",
             )
 
     def _put_definitions(self, txn: Any, batch: Batch) -> None:

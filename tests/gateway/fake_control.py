@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Self
@@ -24,6 +24,7 @@ class FakeControl(DataPlaneServiceServicer):
     def __init__(self) -> None:
         self.history_id = HISTORY
         self.table: pb.RouteTable | None = None
+        self.acknowledged: tuple[pb.Acknowledgement, ...] = ()
         self.artifacts: dict[str, bytes] = {}
         self.batches: Sequence[Batch] = ()
         self.reports: list[pb.WatchRoutesRequest] = []
@@ -53,6 +54,15 @@ class FakeControl(DataPlaneServiceServicer):
             self.table = table
             self._changed.notify_all()
 
+    def acknowledge(self, entries: Mapping[int, tuple[int, int]]) -> None:
+        """Says of withdrawals, by number, which entry records them and from which revision on they count."""
+        with self._changed:
+            self.acknowledged = tuple(
+                pb.Acknowledgement(number=number, sequence=sequence, revision=revision)
+                for number, (sequence, revision) in entries.items()
+            )
+            self._changed.notify_all()
+
     def append(self, *batches: Batch) -> None:
         """Appends to the feature log."""
         with self._changed:
@@ -67,10 +77,10 @@ class FakeControl(DataPlaneServiceServicer):
         """Sends the table now and whenever another one is published."""
         _check(context)
         threading.Thread(target=self._listen, args=(request_iterator,), daemon=True).start()
-        sent: pb.RouteTable | None = None
-        while self._wait_while(lambda: self.table is sent, context):  # noqa: B023 - called before the next turn
-            sent = self.table
-            yield pb.WatchRoutesResponse(table=sent)
+        sent: tuple[object, ...] = (None, ())
+        while self._wait_while(lambda: (self.table, self.acknowledged) == sent, context):  # noqa: B023 - called before the next turn
+            sent = self.table, self.acknowledged
+            yield pb.WatchRoutesResponse(table=self.table, acknowledged=self.acknowledged)
 
     def FetchArtifact(self, request: Any, context: Any) -> Iterator[pb.FetchArtifactResponse]:  # noqa: N802
         """Sends an artifact in pieces."""
