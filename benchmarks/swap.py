@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 import psutil
 
 from benchmarks import fixture, servers
-from control.cli.places import operator_token_path
-from control.client import ControlPlane
 from control.demo.services import Services
+from control.places import operator_token_path
+from control.services import ControlPlane
 from control.v1 import features_pb2, registry_pb2
 
 ENTITIES: Final = 20_000

@@ -1,1 +1,1 @@
-"""The `interlock` command: words, tables and progress around the calls of `control.client`. Decides nothing."""
+"""The `interlock` command: words, tables and progress around the calls of `control.services`. Decides nothing."""

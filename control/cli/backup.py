@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from control.cli import places
+from control import places
 from control.cli.command import command
 from control.cli.extras import needs_control
 from control.cli.output import facts, moment, text

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from control.cli.places import DEFAULT_DATA
 from control.cli.session import Options, Session
+from control.places import DEFAULT_DATA
 
 PANEL: Final = "Options of every command"
 SHARED: Final[dict[str, tuple[Any, Any]]] = {

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control.cli.places import read_token
+from control.places import read_token
 
 if TYPE_CHECKING:
-    from control.client import ControlPlane
+    from control.services import ControlPlane
 
 SUBMITTER: Final = "submitter"
 APPROVER: Final = "approver"

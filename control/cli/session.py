@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from control.cli import places
+from control import places
 from control.cli.output import Output
 from gateway.contract.errors import Fault, Reason
 
 if TYPE_CHECKING:
-    from control.client import ControlPlane, Gateway, GatewayAdmin
+    from control.services import ControlPlane, Gateway, GatewayAdmin
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Session:
     @cached_property
     def control(self) -> ControlPlane:
         """The control plane."""
-        from control.client import ControlPlane
         from control.connection import is_loopback
+        from control.services import ControlPlane
 
         address = self._named(self.options.control, "INTERLOCK_CONTROL")
         if address is None:
@@ -67,7 +67,7 @@ class Session:
     @cached_property
     def gateway(self) -> Gateway:
         """The gateway's serving port."""
-        from control.client import Gateway
+        from control.services import Gateway
 
         address = self._named(self.options.gateway, "INTERLOCK_GATEWAY") or self._gateway_place().address
         self.out.detail(f"gateway: {address}")
@@ -75,7 +75,7 @@ class Session:
 
     def gateway_admin(self, address: str | None = None) -> GatewayAdmin:
         """The gateway's admin port: that of the data directory, or another with the given token."""
-        from control.client import GatewayAdmin
+        from control.services import GatewayAdmin
 
         path = places.gateway_token_path(self.data)
         token = None if address else places.read_token(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from control.cli import places
+from control import places
 from control.cli.command import command
 from control.cli.hints import suggest
 from control.cli.output import moment, table, text

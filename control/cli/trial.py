@@ -7,15 +7,15 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control.cli.calls import Served, python_call, reflection_call, shell_call, triton_call
 from control.cli.people import SUBMITTER, People
-from control.cli.places import read_token
 from control.cli.problem import ExitCode, Problem
+from control.places import read_token
 from gateway.contract.errors import Reason
 
 if TYPE_CHECKING:
-    from control.client import ControlPlane
+    from control.cli.calls import Served
     from control.registry.rehearsal import Rehearsal
+    from control.services import ControlPlane
 
 CONFIRM_S: Final = 60.0
 """Seconds that the gateway gets to load the model."""
@@ -53,8 +53,9 @@ def put_on_trial(
     candidate: Candidate, data: Path, control_address: str, people: People, gateway_address: str
 ) -> OnTrial:
     """Registers the file as the submitter and has the operator put it on trial, unless it is the champion already."""
-    from control.cli.places import operator_token_path
-    from control.client import ControlPlane
+    from control.cli.calls import Served
+    from control.places import operator_token_path
+    from control.services import ControlPlane
 
     document, report = candidate.rehearsal.document, candidate.rehearsal.report
     assert document is not None
@@ -75,6 +76,8 @@ def put_on_trial(
 
 def calls(found: OnTrial, flags: str) -> dict[str, str]:
     """The calls to try, by what they are made with."""
+    from control.cli.calls import python_call, reflection_call, shell_call, triton_call
+
     return {
         "shell": shell_call(found.served, flags),
         "python": python_call(found.served),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
+from control import places
 from control.cli import config as settings
-from control.cli import places
 from control.cli.command import command
 from control.cli.extras import needs_control
 from control.cli.hints import suggest
@@ -157,8 +157,8 @@ def _serving(address: str) -> bool:
 
 def _people(data: Path, address: str, needed: bool) -> People | None:
     """Two people to try four eyes with; none where the operator's token is no longer good, unless they are needed."""
-    from control.client import ControlPlane
     from control.connection import CallFailed
+    from control.services import ControlPlane
 
     with ControlPlane(address, places.read_token(places.operator_token_path(data))) as operator:
         try:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from control.cli.places import control_place, gateway_place
+from control.places import control_place, gateway_place
 
 MARK: Final = "THIS-IS-A-DEMO"
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from control.cli.places import ControlPlace, GatewayPlace, control_place, gateway_place, gateway_token_path
 from control.cli.processes import service_command, service_environment
+from control.places import ControlPlace, GatewayPlace, control_place, gateway_place, gateway_token_path
 
 Found = TypeVar("Found")
 

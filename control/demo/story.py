@@ -13,7 +13,6 @@ from typing import Final
 import pandas as pd
 
 from control.cli.feature_rows import Layout, feature_chunks
-from control.client import ControlPlane, lineage
 from control.connection import Refused
 from control.demo import churn
 from control.demo.callers import Reply, Target, Traffic, score_batch, score_each
@@ -21,6 +20,7 @@ from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
 from control.demo.checks import largest_difference, require_named_version, require_version
 from control.demo.services import Services, until
 from control.demo.steps import Report
+from control.services import ControlPlane, lineage
 from control.training.data import Split
 from control.training.lineage import code_commit, environment_lock
 from control.v1 import features_pb2, registry_pb2

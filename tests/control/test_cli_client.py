@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from control.client import ControlPlane
 from control.connection import Refused, Unreachable
+from control.services import ControlPlane
 from control.v1 import features_pb2, governance_pb2
 from control.v1.features_pb2_grpc import FeaturesServiceServicer, add_FeaturesServiceServicer_to_server
 from control.v1.governance_pb2_grpc import GovernanceServiceServicer, add_GovernanceServiceServicer_to_server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from control.cli import places
+from control import places
 from control.cli.hints import decide
 from control.cli.output import Output, moment, plain, size
 from control.cli.status import problems

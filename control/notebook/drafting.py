@@ -1,0 +1,37 @@
+"""Documents for who has a model and a sample: drafted from the graph, with the sample's names for its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from control.notebook.sample import Sample, slug
+
+
+def document_text(onnx: Path, sample: Sample | None, name: str, document: str | Path | Mapping[str, Any] | None) -> str:
+    """The document as YAML: a file's text, or the drafted one with what a mapping says in the place of the draft's."""
+    if document is not None and not isinstance(document, Mapping):
+        return Path(document).read_text(encoding="utf-8")
+    from control.registry.init import draft
+
+    drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
+    given = dict(document or {})
+    if sample is not None and sample.named and "inputs" not in given:
+        drafted["inputs"] = _renamed(drafted["inputs"], sample)
+    return yaml.safe_dump({**drafted, **given}, sort_keys=False, allow_unicode=True)
+
+
+def _renamed(inputs: list[dict[str, Any]], sample: Sample) -> list[dict[str, Any]]:
+    """The drafted inputs under the sample's names, in the sample's order, unless the graph has those names itself.
+
+    A graph without column names (one tensor of many columns) and a sample with as many are taken to agree in order:
+    a model that was fitted on the sample's columns was exported in their order.
+    """
+    names = [slug(name) for name in sample.columns]
+    drafted = [item["request"] for item in inputs]
+    if set(drafted) <= set(names) or len(names) != len(drafted) or len(set(names)) != len(names):
+        return inputs
+    return [{**item, "request": name} for item, name in zip(inputs, names, strict=True)]
