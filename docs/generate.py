@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 from control.config import Config as ControlConfig
 from gateway.config import Config as GatewayConfig
+from gateway.contract.alerts import ALERTS
 from gateway.contract.errors import CATALOGUE, DOMAIN
 
 HERE: Final = Path(__file__).parent
@@ -37,11 +38,23 @@ The same two settings as environment variables: `INTERLOCK_CONTROL_ADDRESS=127.0
 """
 
 REASONS: Final = f"""{NOTE}
-# Reasons
+# Reasons and alerts
+
+`interlock explain NAME` prints the same paragraphs.
+
+# Reasons of errors
 
 Every error that a service answers carries a `google.rpc.ErrorInfo` whose domain is `{DOMAIN}` and whose reason is one
 of these. Program against the reason; the message beside it is for people, and says what was wrong in this case and what
 to do. A row of a batch that fails alone has the same reason in `errors`. The status UNKNOWN is never sent.
+"""
+
+
+ALERTS_HEAD: Final = """
+# Alerts
+
+What `interlock status` and the reports of gateways complain of. Each begins with its identifier, then says where and
+what in this case. The metric `interlock_alerts` counts them by identifier.
 """
 
 
@@ -51,9 +64,10 @@ def configuration() -> str:
 
 
 def reasons() -> str:
-    """The catalogue, a paragraph a reason."""
+    """Both catalogues: a paragraph for each reason and for each alert."""
     found = (f"\n## {reason}\n\n`{entry.code.name}`. {entry.meaning}\n" for reason, entry in CATALOGUE.items())
-    return REASONS + "".join(found)
+    alerts = (f"\n## {which}\n\n{paragraph}\n" for which, paragraph in ALERTS.items())
+    return REASONS + "".join(found) + ALERTS_HEAD + "".join(alerts)
 
 
 def pages() -> dict[str, str]:

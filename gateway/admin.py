@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gateway.board import Boards
 from gateway.by_hand import step_back
 from gateway.config import Config
+from gateway.contract.alerts import Alert, alert
 from gateway.contract.errors import Fault, Reason
 from gateway.features.store import FoundRow, OnlineStore
 from gateway.ports import refuse_listener, taken
@@ -215,7 +216,9 @@ def _problems(supervisor: dict[str, Any], index: int) -> list[str]:
 def _worker(index: int, said: dict[str, Any] | None, problems: list[str]) -> pb.WorkerStatus:
     known = [problem for problem in problems if problem]
     if said is None:
-        return pb.WorkerStatus(index=index, problems=known or ["it is starting, or does not stir"])
+        return pb.WorkerStatus(
+            index=index, problems=known or [alert(Alert.WORKER_SILENT, "it is starting, or does not stir")]
+        )
     return pb.WorkerStatus(
         index=index,
         pid=said["pid"],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.telemetry import log
 
 MEMORY_NS: Final = 60_000_000_000
@@ -34,7 +35,7 @@ class Child:
     def __init__(self, role: Sequence[str], settings: str, run_path: Path, held: int) -> None:
         self.name = "-".join(role)
         self.restarts = 0
-        self.problem = ""
+        self.problem: AlertText | None = None
         self._role = role
         self._settings = settings
         self._board = run_path / f"{self.name}.board"
@@ -55,7 +56,7 @@ class Child:
             self._deaths = [at for at in self._deaths if at > now_ns - MEMORY_NS]
             self._due_ns = now_ns + delay_ns(len(self._deaths))
         if self._deaths and self._deaths[-1] <= now_ns - MEMORY_NS:
-            self._deaths, self.problem = [], ""
+            self._deaths, self.problem = [], None
         if self._process is None and now_ns >= self._due_ns:
             self._start()
 
@@ -103,7 +104,8 @@ class Child:
         self._deaths.append(time.monotonic_ns())
         recent = len(self._deaths)
         if recent >= LOOP:
-            self.problem = f"{self.name} ended {recent} times within a minute, the last time {how}"
+            words = f"{self.name} ended {recent} times within a minute, the last time {how}"
+            self.problem = alert(Alert.CRASH_LOOP, words)
             log(logging.ERROR, "crash_loop", role=self.name, deaths=recent, how=how)
 
 

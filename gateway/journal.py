@@ -23,6 +23,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gateway.contract.alerts import Alert, AlertText, alert
+
 FORMAT: Final = 2
 MAGIC: Final = b"ILKJRNL\0"
 SEGMENT: Final = struct.Struct("<8sIIQ")
@@ -118,7 +120,7 @@ class JournalWriter:
         self.prefix = self.raw_prefix.hex()
         self.next_row = 0
         self.unjournalled = 0
-        self.problem = ""
+        self.problem: AlertText | None = None
         self._segments: list[mmap.mmap] = []
         self._tried_ns = 0
         self._serial = self._current = self._offset = 0
@@ -135,9 +137,10 @@ class JournalWriter:
             paths = [self.directory / f"segment-{index:04d}" for index in range(self.count)]
             segments = [_reserve(path, self.segment_bytes) for path in paths]
         except OSError as error:
-            self.problem = f"the journal cannot be kept: {os.strerror(error.errno or errno.EIO)}"
+            words = f"the journal cannot be kept: {os.strerror(error.errno or errno.EIO)}"
+            self.problem = alert(Alert.JOURNAL_NOT_KEPT, words)
             return
-        self._segments, self.problem = segments, ""
+        self._segments, self.problem = segments, None
         serials = [serial_of(segment) for segment in segments]
         self._serial = max(serials)
         self._current = serials.index(self._serial)

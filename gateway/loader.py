@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.assignment import Snapshot
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.contract.errors import Fault
 from gateway.features.store import OnlineStore
 from gateway.pipeline import Pipeline
@@ -94,17 +95,18 @@ class Loader:
             self.publish()
             await asyncio.sleep(POLL_S)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[AlertText]:
         """What keeps this worker from the newest table, in words."""
-        found = list(self._file_problems.values())
-        found += [failure.problem for failure in self._failures.values()]
+        found = [alert(Alert.FILE_UNREADABLE, problem) for problem in self._file_problems.values()]
+        found += [alert(Alert.VERSION_NOT_LOADED, failure.problem) for failure in self._failures.values()]
         table, routes = self.table, self.pipeline.snapshot.routes
         for served in table.champions.values() if table else ():
             name = f"{served.model}/{served.version}"
             if served.digest in self._loaded and (
                 served.model not in routes or routes[served.model].servable.served.digest != served.digest
             ):
-                found.append(f"{name} waits until feature batch {served.feature_sequence} is applied")
+                words = f"{name} waits until feature batch {served.feature_sequence} is applied"
+                found.append(alert(Alert.FEATURES_AWAITED, words))
         return found
 
     def problem(self, model: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.board import Board
 from gateway.config import Config
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.contract.errors import Fault
 from gateway.features.writer import Batch, OnlineWriter, StoreError, StoreFull
 from gateway.loop import run_until_terminated
@@ -40,7 +41,7 @@ class Materializer:
         self._writer: OnlineWriter | None = None
         self._sequence = 0
         self._history_id = ""
-        self._problem = ""
+        self._problem: AlertText | None = None
         self._attempt = 0
         self._streaming_ns = 0
 
@@ -85,7 +86,7 @@ class Materializer:
                 if found:
                     await asyncio.to_thread(apply, writer, found)
                     self._sequence, self._history_id = writer.sequence, writer.history_id
-                    self._problem, self._attempt = "", 0
+                    self._problem, self._attempt = None, 0
                     self._say()
                 if end is not None:
                     return end
@@ -105,7 +106,7 @@ class Materializer:
         while True:
             settled = self._streaming_ns and time.monotonic_ns() > self._streaming_ns + SETTLED_NS
             if settled:
-                self._problem, self._attempt = "", 0
+                self._problem, self._attempt = None, 0
             self._say()
             await asyncio.sleep(BEAT_S)
 
@@ -145,13 +146,16 @@ def apply(writer: OnlineWriter, found: list[tuple[str, Batch]]) -> None:
         writer.apply(batch, history_id)
 
 
-def describe(error: Exception) -> str:
+def describe(error: Exception) -> AlertText:
     """What is wrong, in words that name no path, and what to do."""
     match error:
         case StoreFull():
-            return "the online store is full: stop the gateway and raise gateway.map_bytes"
-        case Lost() | Fault() | ValueError():
-            return str(error)
+            return alert(Alert.ONLINE_STORE_FULL, "stop the gateway and raise gateway.map_bytes")
+        case Lost():
+            return alert(Alert.FEATURE_LOG_UNREACHABLE, str(error))
+        case Fault() | ValueError():
+            return alert(Alert.FEATURE_BATCH_REFUSED, str(error))
         case _:
             log(logging.ERROR, "materializer_failed", error=repr(error))
-            return f"the online store cannot be written ({type(error).__name__}); the gateway's log has the cause"
+            words = f"the online store cannot be written ({type(error).__name__}); the gateway's log has the cause"
+            return alert(Alert.ONLINE_STORE_FAILED, words)

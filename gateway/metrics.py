@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from gateway.board import Boards
 from gateway.config import Config
+from gateway.contract.alerts import Alert, identifier
 from gateway.journal import STAGES
 from gateway.ports import split, taken
 from gateway.totals import AGE_BOUNDS_MS, STAGE_BOUNDS_NS
@@ -118,7 +120,19 @@ def _routes(boards: Boards) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "interlock_connected", "Whether the control plane is connected.", bool(observer.get("connected"))
     )
-    yield GaugeMetricFamily("interlock_problems", "Problems reported now.", len(observer.get("problems", ())))
+    yield _alerts(observer.get("problems", ()))
+
+
+def _alerts(problems: Sequence[str]) -> Metric:
+    """One series for each alert, so that a rule can name one and see that it is over."""
+    raised = Counter(identifier(problem) for problem in problems)
+    family = GaugeMetricFamily(
+        "interlock_alerts", "Alerts reported now; `interlock explain` says more.", labels=["alert"]
+    )
+    for which in Alert:
+        family.add_metric([which], raised[which])
+    family.add_metric(["OTHER"], raised[None])
+    return family
 
 
 def _rows(observer: dict[str, Any]) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from gateway.assignment import Snapshot
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.contract.errors import Fault, Reason
 from gateway.outcome_log import OutcomeLog
 from gateway.telemetry import log
@@ -65,9 +66,9 @@ class Outcomes:
         self._thread.start()
 
     @property
-    def problem(self) -> str:
+    def problem(self) -> AlertText | None:
         """Why the last outcomes were not kept; empty where they were."""
-        return self._log.problem
+        return alert(Alert.OUTCOME_LOG_FAILED, self._log.problem) if self._log.problem else None
 
     def methods(self) -> dict[str, Callable[[bytes], Reply | Awaitable[Reply]]]:
         """The call by its full name. It does not raise."""

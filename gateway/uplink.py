@@ -21,6 +21,7 @@ from control.v1.data_plane_pb2_grpc import DataPlaneServiceStub
 from gateway.artifacts import Artifacts
 from gateway.board import Boards
 from gateway.config import Config
+from gateway.contract.alerts import Alert, AlertText, alert, at
 from gateway.contract.errors import Fault
 from gateway.features.writer import Batch
 from gateway.security import own_token
@@ -121,7 +122,7 @@ class RouteFollower:
         """The history that the control plane offers and that an operator would have to accept; empty for none."""
         self._withdrawals = Withdrawals(config.data)
         self._boards = Boards(config.run_path, config.worker_count)
-        self._problems: dict[str, str] = {}
+        self._problems: dict[Alert, str] = {}
         self._wanted: Table | None = None
         self._offered = asyncio.Event()
         self._taken_ns = 0
@@ -136,14 +137,16 @@ class RouteFollower:
             tasks.create_task(self._watch())
             tasks.create_task(self._apply())
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[AlertText]:
         """What is wrong in this gateway, in words."""
         children = self._boards.supervisor().get("children", ())
-        found = [*self._problems.values(), *(child["problem"] for child in children if child["problem"])]
+        found = [alert(which, words) for which, words in self._problems.items()]
+        found += [child["problem"] for child in children if child["problem"]]
         found += self._boards.materializer().get("problems", ())
+        found += self._boards.recorder().get("problems", ())
         for index, said in self._boards.workers().items():
-            found += [f"worker {index}: {problem}" for problem in said["problems"]]
-        return [problem[:LONGEST_PROBLEM] for problem in found[:MOST_PROBLEMS]]
+            found += [at(f"worker {index}", problem) for problem in said["problems"]]
+        return [AlertText(problem[:LONGEST_PROBLEM]) for problem in found[:MOST_PROBLEMS]]
 
     def report(self) -> pb.WatchRoutesRequest:
         """What goes up."""
@@ -161,9 +164,9 @@ class RouteFollower:
         try:
             found = self._withdrawals.read()
         except (OSError, ValueError) as error:
-            self._report_problem("withdrawals", _words(error))
+            self._report_problem(Alert.WITHDRAWALS_NOT_KEPT, _words(error))
             return ()
-        self._solve("withdrawals")
+        self._solve(Alert.WITHDRAWALS_NOT_KEPT)
         return found
 
     async def _watch(self) -> None:
@@ -172,13 +175,13 @@ class RouteFollower:
         while True:
             try:
                 async for response in self._responses():
-                    self._solve("connection")
+                    self._solve(Alert.CONTROL_UNREACHABLE)
                     self.connected, attempt = True, 0
                     self._acknowledge(response.acknowledged)
                     self._consider(response.table.SerializeToString())
             except Lost as lost:
                 self.connected = False
-                self._report_problem("connection", str(lost))
+                self._report_problem(Alert.CONTROL_UNREACHABLE, str(lost))
             attempt += 1
             await asyncio.sleep(pause_s(attempt))
 
@@ -215,7 +218,7 @@ class RouteFollower:
         try:
             self._withdrawals.change(decide)
         except (OSError, ValueError) as error:  # they stay in force, and the control plane says it again
-            self._report_problem("withdrawals", _words(error))
+            self._report_problem(Alert.WITHDRAWALS_NOT_KEPT, _words(error))
 
     def _consider(self, raw: bytes) -> None:
         """Wants an offered table, unless it must be refused."""
@@ -227,9 +230,9 @@ class RouteFollower:
         except ValueError as error:
             why = str(error)
         if why:
-            self._report_problem("table", why)
+            self._report_problem(Alert.TABLE_REFUSED, why)
             return
-        self._solve("table")
+        self._solve(Alert.TABLE_REFUSED)
         self._wanted = offered
         self._offered.set()
 
@@ -249,10 +252,10 @@ class RouteFollower:
                 self._put(table)
             except (Fault, Lost, OSError) as error:
                 attempt += 1
-                self._report_problem("artifact", f"revision {table.revision} waits: {_words(error)}")
+                self._report_problem(Alert.ARTIFACT_WAITED_FOR, f"revision {table.revision} waits: {_words(error)}")
             else:
                 attempt = 0
-                self._solve("artifact")
+                self._solve(Alert.ARTIFACT_WAITED_FOR)
 
     async def _fetch(self, digest: str) -> None:
         request = pb.FetchArtifactRequest(sha256=digest)
@@ -272,13 +275,13 @@ class RouteFollower:
         kept = {*table.digests, *(digest for former in self._files.former() for digest in former.digests)}
         self.artifacts.keep_only(kept)
 
-    def _report_problem(self, about: str, problem: str) -> None:
-        if self._problems.get(about) != problem:
-            log(logging.WARNING, "uplink_problem", about=about, problem=problem)
-        self._problems[about] = problem
+    def _report_problem(self, which: Alert, words: str) -> None:
+        if self._problems.get(which) != words:
+            log(logging.WARNING, "uplink_problem", reason=which, problem=words)
+        self._problems[which] = words
 
-    def _solve(self, about: str) -> None:
-        self._problems.pop(about, None)
+    def _solve(self, which: Alert) -> None:
+        self._problems.pop(which, None)
 
 
 def _words(error: Fault | Lost | OSError | ValueError) -> str:

@@ -17,6 +17,7 @@ from control.cli import (
     backup,
     check,
     config,
+    explain,
     features,
     model,
     rollback,
@@ -65,6 +66,7 @@ score.declare(app)
 rollback.declare(app)
 backup.declare(app)
 status.declare(app)
+explain.declare(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")

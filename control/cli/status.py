@@ -12,6 +12,7 @@ from control.cli.command import command
 from control.cli.hints import suggest
 from control.cli.output import moment, table, text
 from control.cli.session import Session
+from gateway.contract.alerts import Alert, AlertText, alert, at, identifier
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +40,8 @@ def status(
         return
     wrong = problems(found)
     parts: list[RenderableType] = [_models(found), text(""), _gateways(found)]
-    parts += [text(f"Problem: {problem}", "red") for problem in wrong]
+    parts += [text(problem, "red") for problem in wrong]
+    parts += explained(wrong)
     if not wrong and found.models:
         parts.append(text("All is well.", "green"))
     session.out.result({"healthy": not wrong, "problems": wrong, "status": found}, *parts)
@@ -53,14 +55,14 @@ def _alone(session: Session, failed: Unreachable) -> None:
     if session.options.control is not None or places.gateway_place(session.data) is None:
         raise failed
     found = session.gateway_admin().status()
-    problem = f"{failed.message}; the gateway goes on with what it has"
+    problem = alert(Alert.CONTROL_PLANE_AWAY, f"{failed.message}; the gateway goes on with what it has")
     rows = (
         (worker.index, "ready" if worker.ready else "not ready", worker.revision, _loaded(worker.versions))
         for worker in found.workers
     )
     table_of_workers = table(("worker", "", "revision", "serves"), rows)
     document = {"healthy": False, "problems": [problem], "gateway": found}
-    session.out.result(document, table_of_workers, text(f"Problem: {problem}", "red"))
+    session.out.result(document, table_of_workers, text(problem, "red"), *explained([problem]))
     raise typer.Exit(1)
 
 
@@ -68,10 +70,16 @@ def _loaded(versions: Sequence[admin_pb2.LoadedVersion]) -> str:
     return ", ".join(f"{found.model}/{found.version}" for found in versions) or "nothing"
 
 
-def problems(found: rollout_pb2.GetStatusResponse) -> list[str]:
-    """Everything that is wrong, in words of the control plane and of the gateways."""
-    of_models = [f"{model.model}: {problem}" for model in found.models for problem in model.problems]
-    return of_models + [f"gateway {g.gateway_id}: {problem}" for g in found.gateways for problem in g.problems]
+def problems(found: rollout_pb2.GetStatusResponse) -> list[AlertText]:
+    """Everything that is wrong, in words of the control plane and of the gateways, each with its identifier first."""
+    of_models = [at(model.model, problem) for model in found.models for problem in model.problems]
+    return of_models + [at(f"gateway {g.gateway_id}", problem) for g in found.gateways for problem in g.problems]
+
+
+def explained(alerts: Sequence[AlertText]) -> list[RenderableType]:
+    """Where to read what the alerts mean and what to do."""
+    found = {which: None for text_ in alerts if (which := identifier(text_)) is not None}
+    return [text(f"What it means and what to do: interlock explain {' '.join(found)}")] if found else []
 
 
 def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:

@@ -7,32 +7,36 @@ from typing import Final
 
 from control.rollout.hub import Gateway
 from control.rollout.version import VersionRecord
+from gateway.contract.alerts import Alert, AlertText, alert
 
 SILENT_MS: Final = 15_000
 """A gateway reports every few seconds; one that did not for so long may be gone."""
 
 
-def problems_of(model: str, champion: VersionRecord | None, gateways: Sequence[Gateway]) -> list[str]:
-    """Sentences for an operator; none where all is well."""
+def problems_of(model: str, champion: VersionRecord | None, gateways: Sequence[Gateway]) -> list[AlertText]:
+    """Alerts for an operator; none where all is well."""
     if champion is None:
-        return [f"nobody answers: `interlock model promote {model}/VERSION` makes an approved version the champion"]
+        words = f"`interlock model promote {model}/VERSION` makes an approved version the champion"
+        return [alert(Alert.NOBODY_ANSWERS, words)]
     if not gateways:
-        return [f"no gateway is connected, so nobody confirms that {champion.subject} answers"]
-    return [sentence for gateway in gateways for sentence in _problems_at(gateway, champion)]
+        words = f"no gateway is connected, so nobody confirms that {champion.subject} answers"
+        return [alert(Alert.NO_GATEWAY, words)]
+    return [found for gateway in gateways for found in _problems_at(gateway, champion)]
 
 
-def _problems_at(gateway: Gateway, champion: VersionRecord) -> list[str]:
+def _problems_at(gateway: Gateway, champion: VersionRecord) -> list[AlertText]:
     found = []
     report, name = gateway.report, f"gateway {gateway.gateway_id}"
     if gateway.age_ms > SILENT_MS:
-        found.append(f"{name} has not reported for {gateway.age_ms // 1000} s")
+        words = f"{name} has not reported for {gateway.age_ms // 1000} s"
+        found.append(alert(Alert.GATEWAY_SILENT, words))
     if report.revision < champion.stage_sequence:
-        found.append(
-            f"{name} is at revision {report.revision}, {champion.subject} answers from {champion.stage_sequence}"
-        )
+        words = f"{name} is at revision {report.revision}, {champion.subject} answers from {champion.stage_sequence}"
+        found.append(alert(Alert.GATEWAY_BEHIND, words))
     if report.feature_sequence < champion.feature_sequence:
-        found.append(
+        words = (
             f"{name} has applied feature batch {report.feature_sequence}, "
             f"{champion.subject} needs {champion.feature_sequence}"
         )
+        found.append(alert(Alert.GATEWAY_FEATURES_BEHIND, words))
     return found

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from gateway.board import Board
 from gateway.config import Config
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.features.store import OnlineStore
 from gateway.journal import Block
 from gateway.journal_reader import JournalReader
@@ -67,7 +68,7 @@ class Recorder:
         self._rows = self._bytes = 0
         self._through_ns = 0
         self._due_ns = 0
-        self._problem = ""
+        self._problem: AlertText | None = None
 
     async def work(self) -> None:
         """Collects and writes, for ever."""
@@ -122,10 +123,10 @@ class Recorder:
             self._outcomes.remove_read()
             self._mark()
         except OSError as error:
-            self._problem = f"rows do not reach the lake: {os.strerror(error.errno or 0)}"
+            self._problem = alert(Alert.LAKE_NOT_WRITTEN, f"rows do not reach it: {os.strerror(error.errno or 0)}")
             log(logging.ERROR, "lake_not_written", why=repr(error))
         else:
-            self._problem = ""
+            self._problem = None
 
     def _mark(self) -> None:
         """Says in the lake up to when this gateway's rows are there, and how many were lost."""

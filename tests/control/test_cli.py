@@ -147,7 +147,7 @@ def test_a_version_is_approved_promoted_and_answers(interlock: Interlock, bob: s
     assert (status.code, status.json()["healthy"]) == (1, False), "no gateway is connected"
     shown = interlock("status")
     assert "churn/1" in shown.out
-    assert "Problem: churn: no gateway is connected" in shown.out
+    assert "NO_GATEWAY: churn: no gateway is connected" in shown.out
 
 
 def test_a_rejected_version_needs_a_reason(interlock: Interlock, plane: ControlPlane, bob: str) -> None:
