@@ -217,7 +217,7 @@ def given(name: str, datatype: str, shape: list[int], **contents: Any) -> Any:
 
 
 def test_our_stubs_and_tritonclients_live_in_one_process(client: Any, channel: grpc.Channel) -> None:
-    """Ours bear a private package's name, so that neither import nor call disturbs the other; the server's is public."""
+    """Ours bear a private package's name, so that neither disturbs the other; the server's is public."""
     theirs = type(client.get_model_metadata("churn")).DESCRIPTOR.full_name
     assert (theirs, pb.ModelMetadataResponse.DESCRIPTOR.full_name) == (
         "inference.ModelMetadataResponse",
