@@ -83,13 +83,13 @@ def _check_parameters(message: pb.ModelInferRequest) -> None:
             raise Fault(
                 Reason.INPUT_MISMATCH, f"parameter keys starting with {RESERVED_PREFIX!r} are reserved: {name[:100]}"
             )
-    for tensor in (*message.inputs, *message.outputs):
-        for name in tensor.parameters:
-            if name in NOT_OFFERED:
+    for tensors in (message.inputs, message.outputs):
+        for tensor in tensors:
+            if asked := NOT_OFFERED.keys() & tensor.parameters.keys():
                 raise Fault(
                     Reason.INPUT_MISMATCH,
-                    f"tensor {tensor.name[:100]!r} asks for {NOT_OFFERED[name]} ({name}), which this server does not "
-                    "offer; send and take the values themselves",
+                    f"tensor {tensor.name[:100]!r} asks for {NOT_OFFERED[min(asked)]} ({min(asked)}), which is not "
+                    "offered here; send and take the values themselves",
                 )
 
 
