@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gateway.config import Config
 from gateway.contract.errors import Code, Fault, Reason
 from gateway.transport import Answer, Call, Process, Reply
+from gateway.transport.goaway import Connections
 
 RETRY_PUSHBACK_MS: Final = "50"
 """When an overloaded worker's caller may come back; half a second of queue drains in less."""
@@ -26,8 +27,10 @@ MAX_BATCH_CALLS: Final = 256
 MAX_BATCH_BYTES: Final = 65_536
 """With the number of calls, what bounds the time that a batch keeps the loop: some 20 calls of 256 rows."""
 QUIET_S: Final = 0.02
+QUIET_NS: Final = 500_000_000
+"""How long no call has come before a draining worker stops though somebody is connected: several round trips."""
 LONGEST_FAREWELL_MS: Final = 500
-"""Before it stops, a draining worker waits so long for a moment without a call, which some callers never leave it."""
+"""How long those who do not follow GOAWAY are refused before the worker stops: some never leave it a quiet moment."""
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -83,6 +86,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         """Whether calls are collected into batches: the last one had several, or it is time to see whether it would."""
         self.overloaded = 0
         self._refused = False
+        self._last_call_ns = 0
         self.health = health.aio.HealthServicer()
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.stream_stream_rpc_method_handler(self._stream(name))
@@ -109,7 +113,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.describe(self._server)
         self._server.add_generic_rpc_handlers((self,))
-        self._server.add_insecure_port(self.config.address)
+        self._port = self._server.add_insecure_port(self.config.address)
         await self._server.start()
 
     async def report(self, serving: bool) -> None:
@@ -119,18 +123,31 @@ class GrpcioTransport(grpc.GenericRpcHandler):
             await self.health.set(service, status)
 
     async def drain(self) -> None:
-        """Takes no new calls, finishes those in flight, at most drain_ms, and closes."""
+        """Lets callers go, then closes, within drain_ms and a farewell to those who stay: no other's call is lost."""
+        deadline_ns = time.monotonic_ns() + self.config.drain_ms * 1_000_000
         await self.health.enter_graceful_shutdown()
-        await self._say_farewell()
-        await self._server.stop(self.config.drain_ms / 1000)
+        await asyncio.sleep(QUIET_S)  # in which those who watch the health are told
+        connections = Connections(self._port)
+        connections.close_door()
+        self._last_call_ns = time.monotonic_ns()
+        while connections.ask_to_leave() and not self._quiet():
+            if time.monotonic_ns() > deadline_ns:
+                await self._say_farewell()
+                break
+            await asyncio.sleep(QUIET_S)
+        await self._server.stop(max(deadline_ns - time.monotonic_ns(), 0) / 1e9)
+
+    def _quiet(self) -> bool:
+        """Whether those who are still connected have long made no call: they have read GOAWAY, or want nothing."""
+        return not self._pending and time.monotonic_ns() > self._last_call_ns + QUIET_NS
 
     async def _say_farewell(self) -> None:
-        """Refuses calls until none comes: grpc.aio cancels one that arrives in the turn in which its server stops."""
+        """Refuses those who do not follow GOAWAY until no call comes: the core cancels what arrives as it stops."""
         farewell: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._farewell)
         self._handlers = {
             name: handler if handler.request_streaming else farewell for name, handler in self._handlers.items()
         }
-        deadline_ns = time.monotonic_ns() + min(LONGEST_FAREWELL_MS, self.config.drain_ms) * 1_000_000
+        deadline_ns = time.monotonic_ns() + LONGEST_FAREWELL_MS * 1_000_000
         self._refused = True
         while self._refused and time.monotonic_ns() < deadline_ns:
             self._refused = False
@@ -144,6 +161,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a method: grpc asks once for each call."""
+        self._last_call_ns = time.monotonic_ns()
         return self._handlers.get(details.method) or grpc.unary_unary_rpc_method_handler(self._unknown(details.method))
 
     def _unknown(self, method: str) -> Callable[[bytes, Any], Any]:
