@@ -103,6 +103,15 @@ class Connection:
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
+    def receive(
+        self, method: grpc.UnaryStreamMultiCallable[Sent, Got], request: Sent, deadline_s: float
+    ) -> Iterator[Got]:
+        """Sends one message and yields the answers as they come; raises Refused or Unreachable."""
+        try:
+            yield from method(request, timeout=deadline_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
     def exchange(
         self, method: grpc.StreamStreamMultiCallable[Sent, Got], requests: Iterable[Sent], deadline_s: float
     ) -> Iterator[Got]:

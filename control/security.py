@@ -41,6 +41,7 @@ GATEWAYS: Final = frozenset({Role.GATEWAY})
 POLICY: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
     {
         "/control.v1.RegistryService/UploadArtifact": BUILDERS,
+        "/control.v1.RegistryService/DownloadArtifact": READERS,
         "/control.v1.RegistryService/RegisterVersion": BUILDERS,
         "/control.v1.RegistryService/ListModels": READERS,
         "/control.v1.RegistryService/ListVersions": READERS,

@@ -9,15 +9,15 @@ a job that may be run twice for one change gives the same key both times.
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from control.connection import CHANGE_S, CallFailed, Connection
+from control.files import digest_file, read_chunks
 from control.v1 import features_pb2, governance_pb2, registry_pb2, rollout_pb2
 from control.v1.features_pb2_grpc import FeaturesServiceStub
 from control.v1.governance_pb2_grpc import GovernanceServiceStub
@@ -27,7 +27,6 @@ from gateway.v1 import admin_pb2, scoring_pb2
 from gateway.v1.admin_pb2_grpc import AdminServiceStub
 from gateway.v1.scoring_pb2_grpc import ScoringServiceStub
 
-CHUNK_BYTES: Final = 1 << 20
 ADMISSION_S: Final = 180.0
 """Seconds that a registration gets: the model is loaded and run on its golden rows meanwhile."""
 BYTES_PER_S: Final = 1 << 20
@@ -35,13 +34,6 @@ ROWS_PER_S: Final = 1_000
 """The slowest transfers that are waited for."""
 TRIES: Final = 4
 """How often an interrupted materialization is taken up again."""
-
-
-class FileDigest(NamedTuple):
-    """What a file's content is known by."""
-
-    sha256: str
-    size_bytes: int
 
 
 class ControlPlane(Connection):
@@ -63,12 +55,21 @@ class ControlPlane(Connection):
 
         def messages() -> Iterator[registry_pb2.UploadArtifactRequest]:
             yield registry_pb2.UploadArtifactRequest(header=header)
-            for chunk in _chunks(path):
+            for chunk in read_chunks(path):
                 yield registry_pb2.UploadArtifactRequest(chunk=chunk)
                 progress(len(chunk))
 
         deadline_s = CHANGE_S + digest.size_bytes / BYTES_PER_S
         return self.send(self._registry.UploadArtifact, messages(), deadline_s).sha256
+
+    def download(self, sha256: str, size_bytes: int, path: Path) -> None:
+        """Writes an artifact to a file; raises ValueError where what came is not what its digest names."""
+        request = registry_pb2.DownloadArtifactRequest(sha256=sha256)
+        with path.open("wb") as file:
+            for answer in self.receive(self._registry.DownloadArtifact, request, CHANGE_S + size_bytes / BYTES_PER_S):
+                file.write(answer.chunk)
+        if digest_file(path).sha256 != sha256:
+            raise ValueError(f"what came is not the artifact {sha256}; repeat the download")
 
     def register(self, request: registry_pb2.RegisterVersionRequest) -> registry_pb2.RegisterVersionResponse:
         """Registers a version from uploaded artifacts; a missing idempotency key is made."""
@@ -261,29 +262,3 @@ class GatewayAdmin(Connection):
 def new_key() -> str:
     """An idempotency key that nobody used before."""
     return uuid.uuid4().hex
-
-
-def digest_file(path: Path) -> FileDigest:
-    """SHA-256 and size of a file's whole content."""
-    digest, size = hashlib.sha256(), 0
-    for chunk in _chunks(path):
-        digest.update(chunk)
-        size += len(chunk)
-    return FileDigest(digest.hexdigest(), size)
-
-
-def lineage(entries: Mapping[str, Path]) -> list[registry_pb2.LineageEntry]:
-    """What a version was made from: each file hashed whole."""
-    found = []
-    for name, path in entries.items():
-        digest = digest_file(path)
-        found.append(
-            registry_pb2.LineageEntry(name=name, sha256=digest.sha256, size_bytes=digest.size_bytes, uri=path.name)
-        )
-    return found
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk

@@ -85,7 +85,7 @@ def register(  # noqa: PLR0913 - what a version is made of, each an option of th
 ) -> None:
     """Uploads a model with its golden rows and registers it as a new version."""
     from control.registry.document import read_model
-    from control.services import lineage as lineage_entries
+    from control.files import lineage as lineage_entries
     from control.v1 import registry_pb2
 
     yaml = read_text(document)

@@ -20,7 +20,8 @@ from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
 from control.demo.checks import largest_difference, require_named_version, require_version
 from control.demo.services import Services, until
 from control.demo.steps import Report
-from control.services import ControlPlane, lineage
+from control.files import lineage
+from control.services import ControlPlane
 from control.training.data import Split
 from control.training.lineage import code_commit, environment_lock
 from control.v1 import features_pb2, registry_pb2

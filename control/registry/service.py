@@ -76,6 +76,16 @@ class RegistryService(RegistryServiceServicer):
             store_artifact(unit, Artifact(header.sha256, header.size_bytes))
         return pb.UploadArtifactResponse(sha256=header.sha256)
 
+    def DownloadArtifact(  # noqa: N802 - named by the protocol
+        self,
+        request: pb.DownloadArtifactRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002 - the protocol's signature
+    ) -> Iterator[pb.DownloadArtifactResponse]:
+        """Sends an artifact, a chunk at a time."""
+        with self._artifacts.open(request.sha256) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield pb.DownloadArtifactResponse(chunk=chunk)
+
     def RegisterVersion(  # noqa: N802 - named by the protocol
         self, request: pb.RegisterVersionRequest, context: grpc.ServicerContext
     ) -> pb.RegisterVersionResponse:
