@@ -112,6 +112,8 @@ class Child:
 def child_environment() -> dict[str, str]:
     """The environment of a child: its settings come on standard input, so no file or variable may add to them."""
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("INTERLOCK_GATEWAY_")}
+    # The core's own lines are not ours to explain: one tells of each listener that a draining worker closes.
+    kept.setdefault("GRPC_VERBOSITY", "NONE")
     # One thread per process does the arithmetic; numpy's own would only take memory.
     return kept | {"INTERLOCK_CONFIG": os.devnull, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
