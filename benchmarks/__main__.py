@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.batch import batch
+from benchmarks.judge import judge
 from benchmarks.swap import swap
 from benchmarks.unary import stages, unary
 
@@ -22,6 +23,7 @@ SECTIONS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "batch": batch,
     "stages": stages,
     "swap": swap,
+    "judge": judge,
 }
 
 
