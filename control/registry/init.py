@@ -39,6 +39,8 @@ GRAPH_TYPES: Final[Mapping[int, str]] = {
 SCORES: Final = ("probabilities", "output_probability", "probability", "scores", "score", "variable")
 """What converters call the output that holds the score, the likeliest first."""
 PROBABILITIES: Final = frozenset(SCORES[:3])
+REGRESSIONS: Final = frozenset({"variable"})
+"""What converters call the output of a regression, however many columns it has."""
 LABELS: Final = ("classlabels_strings", "classlabels_int64s", "classlabels_ints", "class_labels")
 PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:]*(?<!:)")
 
@@ -93,28 +95,32 @@ def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
         check_wire(data, limits.metadata_entries + 64)
         model = parse(data)
         check_limits(model, limits)
-        model, changes = rewrite(model)
-        check_graph(model, limits)
+        served, changes = rewrite(model)
+        check_graph(served, limits)
     except Refused as refused:
         raise Fault(Reason.ADMISSION_REFUSED, f"{onnx.name}: {refused.message}", check=refused.check.value) from None
-    return write(read_graph(model, changes), slug(name or onnx.stem), views)
+    return write(read_graph(served, class_labels(model), changes), slug(name or onnx.stem), views)
 
 
-def read_graph(model: ModelProto, changes: tuple[str, ...] = ()) -> Graph:
+def read_graph(model: ModelProto, labels: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Graph:
     """What a draft needs of the model, which was changed as `changes` says to be servable."""
-    labels: tuple[str, ...] = ()
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name in LABELS and node.domain == "ai.onnx.ml" and node.op_type != "LabelEncoder":
-                labels = tuple(text.decode(errors="replace") for text in attribute.strings) or tuple(
-                    map(str, attribute.ints)
-                )
     return Graph(
         tuple(_input(value) for value in model.graph.input),
         tuple(_output(value) for value in model.graph.output),
         labels,
         changes,
     )
+
+
+def class_labels(model: ModelProto) -> tuple[str, ...]:
+    """The labels of the classes: those that name the scores, or else those of the first classifier."""
+    nodes = [node for node in model.graph.node if node.domain == "ai.onnx.ml" and node.op_type != "LabelEncoder"]
+    for node in sorted(nodes, key=lambda node: node.op_type != "ZipMap"):
+        for attribute in node.attribute:
+            if attribute.name in LABELS and (attribute.strings or attribute.ints):
+                texts = [text.decode(errors="replace") for text in attribute.strings]
+                return tuple(texts or map(str, attribute.ints))
+    return ()
 
 
 def guess(graph: Graph) -> Guess:
@@ -127,6 +133,8 @@ def guess(graph: Graph) -> Guess:
     columns = found.columns or (len(graph.labels) if classes else 0)
     if found.name == "scores" and {"label", "scores"} <= named.keys() and columns <= 1:
         return Guess(Task.ANOMALY, found.name, 0 if columns == 0 else None, columns)
+    if columns > 2 and found.name in REGRESSIONS:
+        return Guess(Task.REGRESSION, found.name, 0, columns)
     if columns > 2:
         return Guess(Task.MULTICLASS, found.name, None, columns)
     if columns == 2:
@@ -143,7 +151,7 @@ def write(graph: Graph, name: str, views: Sequence[FeatureView]) -> str:
         "# Drafted from the graph. Fill in what is REQUIRED, check what is GUESSED, then: interlock model register",
         *(f"# Registration will change the graph: {change}." for change in graph.changes),
         f"name: {name}",
-        f"task: {guessed.task}  # GUESSED: one of {', '.join(Task)}",
+        f"task: {guessed.task}  # GUESSED: one of {', '.join(Task)}{_ranking(guessed, graph)}",
         'purpose: ""  # REQUIRED: what the model is for, in a sentence',
         "owner:",
         '  person: ""  # REQUIRED: who answers for it, by the name of their account',
@@ -164,6 +172,15 @@ def write(graph: Graph, name: str, views: Sequence[FeatureView]) -> str:
         "tolerance: 1e-5  # how far a golden row's result may lie from the expected one",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ranking(guessed: Guess, graph: Graph) -> str:
+    """What tells a ranking model from what it looks like in the graph."""
+    if guessed.task is Task.REGRESSION:
+        return "; ranking, if its score is only there to sort by"
+    if guessed.task is Task.MULTICLASS and not graph.labels:
+        return "; ranking, if its columns are offers to choose among"
+    return ""
 
 
 def slug(text: str) -> str:
@@ -210,7 +227,10 @@ def _meaning(guessed: Guess, graph: Graph) -> list[str]:
     labels = graph.labels
     made_up = len(labels) != guessed.columns
     if guessed.column is not None:
-        lines.append(f"  column: {guessed.column}  # GUESSED: which column of it, counted from 0")
+        width = next(output.columns for output in graph.outputs if output.name == guessed.score)
+        lines.append(
+            f"  column: {guessed.column}  # GUESSED: which of its {f'{width} ' if width else ''}columns, counted from 0"
+        )
     match guessed.task:
         case Task.MULTICLASS:
             labels = tuple(f"class_{index}" for index in range(guessed.columns)) if made_up else labels
@@ -235,10 +255,16 @@ def _input(value: ValueInfoProto) -> Input:
     if kind not in TYPES:
         raise Fault(
             Reason.ADMISSION_REFUSED,
-            f"graph input {value.name!r:.80} is no tensor of numbers, booleans or text, so no column can feed it",
+            f"graph input {value.name!r:.80} is {_type_name(value)}, which no column can feed: export the model for "
+            "inputs of float32, float64, int64, int32, bool or text",
             check="signature",
         )
     return Input(value.name, TYPES[kind], GRAPH_TYPES[kind], _width(value))
+
+
+def _type_name(value: ValueInfoProto) -> str:
+    kind = value.type.tensor_type.elem_type
+    return f"a tensor of {TensorProto.DataType.Name(kind).lower()}" if kind in TensorProto.DataType.values() else "none"
 
 
 def _output(value: ValueInfoProto) -> Output:

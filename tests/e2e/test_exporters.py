@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,12 +31,23 @@ from tests.support import until
 FIXTURES: Final = Path(__file__).parents[1] / "exporters" / "fixtures"
 EDITS: Final[dict[str, Mapping[str, str]]] = {
     "lightgbm": {},
+    "lightgbm_categories": {},
     "lightgbm_ranker": {"task: regression": "task: ranking"},
+    "sklearn_columns": {},
+    "sklearn_float64": {},
     "sklearn_isolation_forest": {},
+    "sklearn_mixed_columns": {},
     "sklearn_multi_classifier": {},
+    "sklearn_multi_forest": {},
     "sklearn_multi_output": {},
+    "sklearn_multi_regression": {},
+    "sklearn_opset26": {},
+    "sklearn_opset9": {},
     "sklearn_regression": {},
     "sklearn_text_labels": {},
+    "torch_flat": {},
+    "torch_int32": {},
+    "torch_listed": {},
     "torch_one_row": {},
     "torch_ranking": {"task: multiclass": "task: ranking", "kind: argmax": "kind: top_k"},
     "xgboost": {},
@@ -43,17 +55,35 @@ EDITS: Final[dict[str, Mapping[str, str]]] = {
 """What a person changes in each draft, beside the purpose and the owner that only a person knows."""
 SAYS: Final = {
     "lightgbm": "ZipMap",
-    "sklearn_text_labels": "ZipMap",
+    "lightgbm_categories": "ZipMap",
+    "sklearn_columns": "ZipMap",
+    "sklearn_mixed_columns": "float32 and float64 columns side by side",
     "sklearn_multi_classifier": "side by side",
+    "sklearn_multi_forest": "declared 1 wide, but is 2 wide",
+    "sklearn_opset26": "ZipMap",
+    "sklearn_opset9": "ZipMap",
+    "sklearn_text_labels": "ZipMap",
+    "torch_listed": "4 initialisers were listed as inputs",
     "torch_one_row": "fixed batch of one",
 }
 """What registration warns of."""
+AS_THEY_CAME: Final = {*EDITS} - {*SAYS} | {"torch_one_row"}
+"""Those that are registered byte for byte."""
+INPUTS: Final = {
+    "sklearn_columns": [("tariff", "string"), ("calls", "int64"), ("spend", "float32")],
+    "sklearn_float64": [(f"x_{index}", "float32") for index in range(1, 5)],
+    "sklearn_mixed_columns": [("tariff", "string"), ("calls", "int64"), ("spend", "float32")],
+    "torch_int32": [("calls", "int64"), ("spend", "float32")],
+}
+"""The inputs that are drafted of graphs with other types than float32."""
 DATATYPES: Final = {
     "tensor(float)": ("FP32", "fp32_contents"),
     "tensor(double)": ("FP64", "fp64_contents"),
     "tensor(int64)": ("INT64", "int64_contents"),
+    "tensor(int32)": ("INT32", "int_contents"),
     "tensor(string)": ("BYTES", "bytes_contents"),
 }
+ANSWERED: Final = {"FP32": np.float32, "FP64": np.float64}
 
 
 class Kind(NamedTuple):
@@ -102,6 +132,7 @@ class Served(NamedTuple):
 
     registered: dict[str, Registered]
     gateway: Gateway
+    ana: Client
 
 
 def bring_in(kind: Kind, ana: Client, bob: Client) -> Registered:
@@ -135,7 +166,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         token = f"--token-file={place / 'control' / 'gateway.token'}"
         with gateway(place / "gateway", token, control=plane.address) as running_gateway:
             until(lambda: served_models(running_gateway) >= set(EDITS), 60)
-            yield Served(registered, running_gateway)
+            yield Served(registered, running_gateway, ana)
 
 
 def served_models(running_gateway: Gateway) -> set[str]:
@@ -182,7 +213,8 @@ def test_tensors_of_the_graph_get_the_frameworks_scores(served: Served, name: st
             response_deserializer=inference_pb2.ModelInferResponse.FromString,
         )
         answer = infer(request, timeout=30)
-    found = np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(len(kind.expected), -1)
+    dtype = ANSWERED[answer.outputs[0].datatype]
+    found = np.frombuffer(answer.raw_output_contents[0], dtype).reshape(len(kind.expected), -1)
     wanted = found if output.labels else found[:, [output.column or 0]]
     np.testing.assert_allclose(wanted, kind.expected, rtol=1e-5, atol=1e-5)
 
@@ -193,14 +225,57 @@ def test_registration_says_what_it_changed(served: Served, name: str) -> None:
     found = served.registered[name]
     assert SAYS.get(name, "") in found.warnings
     files = json.loads(found.detail.manifest_json)["artifacts"]
-    rewritten = SAYS.get(name) in ("ZipMap", "side by side")
-    assert ("uploaded" in files) == rewritten
-    if rewritten:
+    assert ("uploaded" in files) == (name not in AS_THEY_CAME)
+    if name not in AS_THEY_CAME:
         assert files["uploaded"]["sha256"] != files["model"]["sha256"]
 
 
-@pytest.mark.parametrize(("name", "says"), [("pickle", "pickle"), ("pickle", "skl2onnx")])
-def test_a_pickle_is_told_how_to_become_a_model(name: str, says: str) -> None:
+@pytest.mark.parametrize("name", INPUTS)
+def test_each_column_is_drafted_as_its_graph_has_it(name: str) -> None:
+    """By its name and type; float64 is sent as numbers and int32 as integers, like all others."""
+    assert [(item.request, item.type) for item in read_kind(name).document.requested] == INPUTS[name]
+
+
+def test_a_number_that_int32_cannot_hold_fails_alone(served: Served) -> None:
+    """It would become another number; the rows beside it have their scores."""
+    kind = served.registered["torch_int32"].kind
+    request = scoring_pb2.ScoreBatchRequest(model=kind.name)
+    request.inputs.add(name="calls", integers=[kind.columns[0][0], 2**32 + 1, kind.columns[0][2]])
+    request.inputs.add(name="spend", numbers=kind.columns[1][:3])
+    with served.gateway.channel() as channel:
+        answer = scoring_pb2_grpc.ScoringServiceStub(channel).ScoreBatch(request, timeout=30)
+    assert [(error.row, error.reason) for error in answer.errors] == [(1, "INPUT_MISMATCH")]
+    assert "int32" in answer.errors[0].message
+    assert answer.scores[::2] == pytest.approx([kind.expected[0][0], kind.expected[2][0]], abs=1e-5)
+
+
+REFUSED: Final = {
+    "pickle": ("format", r"a pickle.*skl2onnx\.to_onnx\(model, X\[:1\]\)"),
+    "torch_external": ("external_data", r"torch\.onnx\.export\(\.\.\., external_data=False\)"),
+}
+"""What no gateway serves: the check that says so, and how to make something servable of it."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_served_is_told_how_it_can(name: str) -> None:
     """At the first command that sees it."""
-    with pytest.raises(Fault, match=says):
+    check, says = REFUSED[name]
+    with pytest.raises(Fault, match=says) as caught:
         draft(FIXTURES / f"{name}.onnx")
+    assert caught.value.facts["check"] == check
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_registration_says_the_same(served: Served, name: str) -> None:
+    """To those who brought a document along."""
+    check, says = REFUSED[name]
+    kind = served.registered["lightgbm"].kind
+    request = registry_pb2.RegisterVersionRequest(
+        idempotency_key=key(),
+        document_yaml=kind.yaml,
+        model_sha256=upload(served.ana, (FIXTURES / f"{name}.onnx").read_bytes()),
+        golden_sha256=upload(served.ana, kind.golden()),
+    )
+    refused = served.ana.refused(served.ana.registry.RegisterVersion, request)
+    assert f"the check `{check}`" in refused.message
+    assert re.search(says, refused.message)

@@ -85,6 +85,8 @@ def observe(
         run = partial(row_by_row, run)
     inputs = golden_inputs(feeds, golden)
     first = _check_output(document, run(inputs), golden.n)
+    if not one_row:
+        _check_declared(loaded, document, first)
     try:
         difference = check_golden(document, feeds, golden, run)
     except ValueError as error:
@@ -168,6 +170,18 @@ def _check_output(document: ModelDocument, output: Array, n: int) -> Array:
         row = int((~np.isfinite(results.scores)).argmax())
         raise Refused(Check.OUTPUT, f"golden row {row + 1} gets the score {results.scores[row]}; scores must be finite")
     return output
+
+
+def _check_declared(loaded: Loaded, document: ModelDocument, output: Array) -> None:
+    """Refuses an output that has other columns than the graph declares: the runtime binds it as it is declared."""
+    declared = next(tensor.shape for tensor in loaded.outputs if tensor.name == document.output.score)
+    pairs = zip(declared[1:], output.shape[1:], strict=False)
+    if declared and (len(declared) != output.ndim or any(isinstance(size, int) and size != got for size, got in pairs)):
+        raise Refused(
+            Check.OUTPUT,
+            f"output {document.output.score} is declared as {list(declared)}, but has the shape {list(output.shape)}: "
+            f"correct its shape in the graph (dim[1].dim_value = {output[0].size}) and save it",
+        )
 
 
 def _check_rows_apart(document: ModelDocument, inputs: Inputs, whole: Array, run: Callable[[Inputs], Array]) -> None:

@@ -20,6 +20,9 @@ OPSET: Final = 13
 STANDARD: Final = frozenset({"", "ai.onnx"})
 LABELS: Final = ("classlabels_strings", "classlabels_int64s")
 """Where ZipMap names its keys."""
+TARGETS: Final = ("n_targets", "targets")
+"""Where a regression says how many columns it gives."""
+MAX_TARGETS: Final = 1_000_000
 FLOATS: Final = (TensorProto.DOUBLE, TensorProto.FLOAT)
 """What columns of several types are cast to: without loss, or else as the converter took them to be."""
 NOT_INFERRED: Final = (InferenceError, ValidationError, ValueError, RuntimeError)
@@ -39,7 +42,7 @@ def rewrite(model: ModelProto) -> Rewritten:
     """
     result = ModelProto()
     result.CopyFrom(model)
-    changes = [*_unlisted(result)]
+    changes = [*_unlisted(result), *_widened(result)]
     changes += [*_settled(result)] or [*_flattened(result)]
     if changes and not any(entry.domain in STANDARD for entry in result.opset_import):
         result.opset_import.append(helper.make_opsetid("", OPSET))
@@ -55,6 +58,18 @@ def _unlisted(model: ModelProto) -> Iterator[str]:
         model.graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, MIN_IR_WITHOUT_LISTED)
         yield f"{listed} initialisers were listed as inputs; they are constants of the registered graph"
+
+
+def _widened(model: ModelProto) -> Iterator[str]:
+    """Declares as many columns of a regression as it says itself that it has: converters declare one."""
+    outputs = {value.name: value for value in model.graph.output}
+    for node in model.graph.node:
+        targets = next((item.i for item in node.attribute if item.name in TARGETS), 0)
+        for name in node.output if node.domain == "ai.onnx.ml" and 1 < targets <= MAX_TARGETS else ():
+            dims = outputs[name].type.tensor_type.shape.dim if name in outputs else []
+            if len(dims) == 2 and dims[1].HasField("dim_value") and dims[1].dim_value != targets:
+                yield f"output {name} was declared {dims[1].dim_value} wide, but is {targets} wide; the registered graph says so"
+                dims[1].dim_value = targets
 
 
 def _settled(model: ModelProto) -> Iterator[str]:
