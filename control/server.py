@@ -30,7 +30,8 @@ from control.registry.artifacts import ArtifactStore
 from control.registry.service import RegistryService
 from control.rollout.data_plane import DataPlaneService
 from control.rollout.hub import Hub
-from control.rollout.service import RolloutService, current_table
+from control.rollout.service import RolloutService
+from control.rollout.tables import current_table
 from control.rollout.trial_store import end_trials
 from control.security import Token, require_loopback
 from control.store.store import Store
@@ -118,7 +119,7 @@ class ControlPlane:
         guard = Guard(self._find_token, time.time_ns, self._streams, self._config.max_message_bytes)
         artifacts = ArtifactStore(self._config.artifacts_path, self._config.max_artifact_bytes)
         feature_log = FeatureLog(self.store)
-        data_plane = DataPlaneService(self._hub, self.store.history_id, artifacts, feature_log)
+        data_plane = DataPlaneService(self._hub, self.store, artifacts, feature_log)
         registry = RegistryService(self.store, artifacts, Admission())
         guard.serve(_service(registry_pb2, "RegistryService"), registry)
         guard.serve(_service(features_pb2, "FeaturesService"), FeaturesService(self.store, feature_log))

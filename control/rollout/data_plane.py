@@ -11,8 +11,11 @@ from typing import BinaryIO, Final, Protocol
 import grpc
 
 from control.features.log import Batch, FeatureLog
-from control.rollout.hub import Hub, Report, Session
+from control.rollout.hub import Hub, Session
+from control.rollout.listening import Listener
 from control.rollout.routes import ModelRoute, RouteTable
+from control.security import caller
+from control.store.store import Store
 from control.v1 import data_plane_pb2 as pb
 from control.v1.data_plane_pb2_grpc import DataPlaneServiceServicer
 from gateway.contract.errors import Fault, Reason
@@ -20,8 +23,6 @@ from gateway.contract.errors import Fault, Reason
 CHUNK_BYTES: Final = 1 << 20
 FORMAT: Final = 1
 GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_PROBLEMS: Final = 100
-LONGEST_PROBLEM: Final = 1000
 LOOK_S: Final = 1.0
 """How often a stream without news looks whether its gateway is still there."""
 
@@ -36,9 +37,10 @@ class Artifacts(Protocol):
 class DataPlaneService(DataPlaneServiceServicer):
     """Serves gateways; what they may get is in the route table, the artifact directory and the feature log."""
 
-    def __init__(self, hub: Hub, history_id: str, artifacts: Artifacts, feature_log: FeatureLog) -> None:
+    def __init__(self, hub: Hub, store: Store, artifacts: Artifacts, feature_log: FeatureLog) -> None:
         self._hub = hub
-        self._history_id = history_id
+        self._store = store
+        self._history_id = store.history_id
         self._artifacts = artifacts
         self._feature_log = feature_log
 
@@ -52,12 +54,14 @@ class DataPlaneService(DataPlaneServiceServicer):
                 Reason.ARGUMENT_INVALID, "gateway_id: 1 to 64 letters, digits and . _ -, in the first message at least"
             )
         with self._hub.session(first.gateway_id) as session:
-            self._hub.take(session, _report(first))
-            reader = _Reader(self._hub, session, request_iterator)
+            listener = Listener(self._store, self._hub, session, caller(context).actor)
+            listener.take(first)
+            reader = _Reader(self._hub, session, request_iterator, listener)
             reader.start()
             context.add_callback(lambda: self._hub.end(session))
-            for table in self._hub.tables(session):
-                yield pb.WatchRoutesResponse(table=table_message(table))
+            for offer in self._hub.offers(session):
+                acknowledged = [pb.Acknowledgement(**one._asdict()) for one in offer.recorded]
+                yield pb.WatchRoutesResponse(table=table_message(offer.table), acknowledged=acknowledged)
             reader.raise_fault()
 
     def FetchArtifact(
@@ -76,7 +80,7 @@ class DataPlaneService(DataPlaneServiceServicer):
             raise Fault(
                 Reason.HISTORY_MISMATCH,
                 f"the gateway's online store belongs to history {request.history_id[:80]}, this control plane to "
-                f"{self._history_id}; if this one is right, stop the gateway and remove its features directory",
+                f"{self._history_id}; if this one is right, `interlock gateway accept-history` on its host takes it",
             )
         sent = max(request.from_sequence, 1) - 1
         while context.is_active() and not self._hub.closed:
@@ -89,8 +93,11 @@ class DataPlaneService(DataPlaneServiceServicer):
 class _Reader(threading.Thread):
     """Takes a gateway's reports while its tables are sent, and ends the session with the stream."""
 
-    def __init__(self, hub: Hub, session: Session, requests: Iterator[pb.WatchRoutesRequest]) -> None:
+    def __init__(
+        self, hub: Hub, session: Session, requests: Iterator[pb.WatchRoutesRequest], listener: Listener
+    ) -> None:
         super().__init__(name=f"reports of {session.gateway_id}", daemon=True)
+        self._listener = listener
         self._hub = hub
         self._session = session
         self._requests = requests
@@ -100,13 +107,14 @@ class _Reader(threading.Thread):
         """Reads until the stream ends, the gateway goes away, or its token is no longer good."""
         try:
             for request in self._requests:
-                self._hub.take(self._session, _report(request))
+                self._listener.take(request)
         except grpc.RpcError:
             pass  # the gateway has gone
         except Exception as error:
             self._fault = error
         finally:
             self._hub.end(self._session)
+            self._listener.note_gateway()
 
     def raise_fault(self) -> None:
         """Raises in the call's thread what ended the reading, if that was no goodbye."""
@@ -130,6 +138,7 @@ def _route(route: ModelRoute) -> pb.ModelRoute:
         model=route.model,
         champion=pb.ServedVersion(**route.champion._asdict()),
         kept=[pb.ServedVersion(**former._asdict()) for former in route.kept],
+        stopped_because=route.stopped_because,
     )
 
 
@@ -142,8 +151,3 @@ def _batch(batch: Batch) -> pb.FeatureBatch:
         keys=batch.keys,
         rows=batch.rows,
     )
-
-
-def _report(request: pb.WatchRoutesRequest) -> Report:
-    problems = tuple(problem[:LONGEST_PROBLEM] for problem in request.problems[:MOST_PROBLEMS])
-    return Report(request.revision, request.feature_sequence, problems)

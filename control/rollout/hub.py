@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from control.rollout.routes import RouteTable
+from control.rollout.stepback import Recorded, Withdrawal
 
 
 class Report(NamedTuple):
@@ -17,6 +18,16 @@ class Report(NamedTuple):
     revision: int
     feature_sequence: int
     problems: tuple[str, ...]
+    withdrawals: tuple[Withdrawal, ...] = ()
+    """The versions that it stepped back from and that do not answer there."""
+
+
+class Offer(NamedTuple):
+    """What goes down to a gateway."""
+
+    table: RouteTable
+    recorded: tuple[Recorded, ...]
+    """Which of the withdrawals that it reported are in the audit trail."""
 
 
 class Gateway(NamedTuple):
@@ -40,6 +51,7 @@ class Session:
     def __init__(self, gateway_id: str) -> None:
         self.gateway_id = gateway_id
         self.report = Report(0, 0, ())
+        self.recorded: tuple[Recorded, ...] = ()
         self.reported_s = time.monotonic()
         self.ended = False
 
@@ -90,12 +102,18 @@ class Hub:
             session.reported_s = time.monotonic()
             self._changed.notify_all()
 
-    def tables(self, session: Session) -> Iterator[RouteTable]:
+    def acknowledge(self, session: Session, recorded: tuple[Recorded, ...]) -> None:
+        """Has a gateway told which of its withdrawals are recorded."""
+        with self._changed:
+            session.recorded = recorded
+            self._changed.notify_all()
+
+    def offers(self, session: Session) -> Iterator[Offer]:
         """The newest table now and after every change, until the session ends; tables in between are skipped."""
-        sent: RouteTable | None = None
-        while (table := self._after(sent, session)) is not None:
-            yield table
-            sent = table
+        sent: Offer | None = None
+        while (offer := self._after(sent, session)) is not None:
+            yield offer
+            sent = offer
 
     def gateways(self) -> list[Gateway]:
         """The connected gateways, by id."""
@@ -120,6 +138,11 @@ class Hub:
             return found
 
     @property
+    def revision(self) -> int:
+        """Of the newest table."""
+        return self._table.revision
+
+    @property
     def closed(self) -> bool:
         """Whether the control plane is stopping."""
         return self._closed
@@ -130,12 +153,15 @@ class Hub:
             self._closed = True
             self._changed.notify_all()
 
-    def _after(self, sent: RouteTable | None, session: Session) -> RouteTable | None:
+    def _after(self, sent: Offer | None, session: Session) -> Offer | None:
         with self._changed:
-            self._changed.wait_for(lambda: session.ended or self._closed or self._table is not sent)
+            self._changed.wait_for(lambda: session.ended or self._closed or self._is_news(sent, session))
             if self._closed or (session.ended and sent is not None):
                 return None
-            return self._table  # the first one in any case: even who asks and leaves gets an answer
+            return Offer(self._table, session.recorded)  # the first one in any case: who asks and leaves gets an answer
+
+    def _is_news(self, sent: Offer | None, session: Session) -> bool:
+        return sent is None or self._table is not sent.table or session.recorded != sent.recorded
 
     def _confirmation(self, revision: int) -> Confirmation:
         sessions = sorted(self._sessions.items())

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 from control.rollout.lifecycle import Event, Stage, advance
 from control.rollout.routes import is_former
 from control.rollout.version import VersionRecord
 from gateway.contract.document import document_from_json
 from gateway.contract.errors import Fault, Reason
+
+PINNED_NS: Final = 24 * 3600 * 1_000_000_000
+"""How long a version stays after a caller named it."""
+
+
+def time_text(time_ns: int) -> str:
+    """A moment as messages name it, UTC to the second."""
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def check_promotable(record: VersionRecord, approved_by: Sequence[str], newest: Mapping[str, int]) -> int:
@@ -87,3 +97,17 @@ def retired(record: VersionRecord) -> VersionRecord:
 
 def _moved(record: VersionRecord, event: Event) -> VersionRecord:
     return record._replace(stage=advance(record.stage, event, record.subject))
+
+
+def check_unpinned(record: VersionRecord, last_ns: int, gateways: Sequence[str], now_ns: int) -> None:
+    """Raises a fault where callers named the version so lately that it must stay."""
+    if not last_ns or last_ns + PINNED_NS <= now_ns:
+        return
+    last, possible = (time_text(at) for at in (last_ns, last_ns + PINNED_NS))
+    raise Fault(
+        Reason.VERSION_PINNED,
+        f"callers asked for exactly {record.subject} at gateway {', '.join(gateways)}, the last time at {last}; it can "
+        f"be retired from {possible} on if nobody asks for it any more: have them leave the version at 0",
+        last_pinned_ns=str(last_ns),
+        possible_ns=str(last_ns + PINNED_NS),
+    )

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from control.rollout.lifecycle import Stage
+from control.rollout.stopping import Stop
 from control.rollout.trial import Trial
 from control.rollout.version import PinnedViewRecord, VersionRecord
-from control.store.tables import approvals, audit, feature_batches, feature_views, models, trials, versions
+from control.store.tables import approvals, audit, feature_batches, feature_views, models, stops, trials, versions
 from gateway.contract.errors import Fault, Reason
 
 
@@ -85,6 +86,18 @@ def end_trial(connection: Connection, model: str, sequence: int) -> None:
     connection.execute(update(trials).where(running).values(version=0, sequence=sequence))
 
 
+def all_stops(connection: Connection, model: str = "") -> list[Stop]:
+    """Whether models are stopped, for those that ever were."""
+    query = select(*(stops.c[name] for name in Stop._fields))
+    return [Stop(*row) for row in connection.execute(query.where(stops.c.model == model) if model else query)]
+
+
+def save_stop(connection: Connection, stop: Stop) -> None:
+    """Puts a stop, or its end, in the place of the model's former one."""
+    connection.execute(delete(stops).where(stops.c.model == stop.model))
+    connection.execute(insert(stops).values(**stop._asdict()))
+
+
 def save(connection: Connection, record: VersionRecord) -> None:
     """Stores what can change of a version: its stage, the audit entries of that, and the feature batch it waits for."""
     connection.execute(
@@ -116,11 +129,10 @@ def approvers(connection: Connection, record: VersionRecord) -> list[str]:
     )
 
 
-def stage_change(connection: Connection, record: VersionRecord) -> StageChange:
-    """Who set the version's stage, and when."""
-    row = connection.execute(
-        select(audit.c.actor, audit.c.time_ns).where(audit.c.sequence == record.stage_sequence)
-    ).one()
+def stage_change(connection: Connection, record: VersionRecord | Stop) -> StageChange:
+    """Who set the version's stage, or stopped the model, and when."""
+    sequence = record.sequence if isinstance(record, Stop) else record.stage_sequence
+    row = connection.execute(select(audit.c.actor, audit.c.time_ns).where(audit.c.sequence == sequence)).one()
     return StageChange(row.actor, row.time_ns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from control.rollout.lifecycle import Stage
+from control.rollout.stopping import Stop, reasons
 from control.rollout.trial import Trial, changed_at, on_trial
 from control.rollout.version import PinnedViewRecord, VersionRecord
 from gateway.contract.document import document_from_json
@@ -25,6 +26,8 @@ class ServedVersion(NamedTuple):
     feature_sequence: int
     unapproved: bool = False
     """Whether it is on trial."""
+    champion_revision: int = 0
+    """The revision by which it last became champion."""
 
 
 class ModelRoute(NamedTuple):
@@ -34,6 +37,8 @@ class ModelRoute(NamedTuple):
     champion: ServedVersion
     kept: tuple[ServedVersion, ...] = ()
     """Former champions to step back to, the last one first."""
+    stopped_because: str | None = None
+    """Why nobody answers, though there is a champion; None unless the model is stopped."""
 
 
 class RouteTable(NamedTuple):
@@ -57,6 +62,7 @@ def derive(
     records: Iterable[VersionRecord],
     views: Mapping[str, PinnedViewRecord],
     trials: Collection[Trial] = (),
+    stops: Collection[Stop] = (),
 ) -> RouteTable:
     """The one table that these records make, in whatever order they come.
 
@@ -70,13 +76,19 @@ def derive(
     tried = on_trial(trials, known, champions)
     named = [*champions, *(record for former in kept.values() for record in former)]
     moved = [record.stage_sequence for record in known if record in champions or record.champion_sequence]
+    because = reasons(stops)
     routes = [
-        ModelRoute(record.model, _served(record), tuple(_served(former) for former in kept[record.model]))
+        ModelRoute(
+            record.model,
+            _served(record),
+            tuple(_served(former) for former in kept[record.model]),
+            because.get(record.model),
+        )
         for record in champions
     ]
     return RouteTable(
         history_id,
-        max((*moved, changed_at(trials, known)), default=0),
+        max((*moved, changed_at(trials, known), *(stop.sequence for stop in stops)), default=0),
         tuple(sorted([*routes, *(ModelRoute(record.model, _served(record, unapproved=True)) for record in tried)])),
         tuple(views[view_hash] for view_hash in sorted(pinned_hashes(named))),
     )
@@ -102,4 +114,5 @@ def _served(record: VersionRecord, unapproved: bool = False) -> ServedVersion:
         record.document_json,
         record.feature_sequence,
         unapproved,
+        record.champion_sequence,
     )

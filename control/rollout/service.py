@@ -3,33 +3,41 @@
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
 
+from google.protobuf.message import Message
 from grpc import ServicerContext
 from sqlalchemy import Connection
 
-from control.rollout.hub import Gateway, Hub
+from control.rollout.gateway_records import SeenGateway, gateways_since, last_pinned
+from control.rollout.hub import Hub
 from control.rollout.lifecycle import Stage
-from control.rollout.promotion import check_promotable, promotion_moves, retired, rollback_moves, rollback_target
+from control.rollout.overview import overview
+from control.rollout.promotion import (
+    check_promotable,
+    check_unpinned,
+    promotion_moves,
+    retired,
+    rollback_moves,
+    rollback_target,
+)
 from control.rollout.records import (
-    all_trials,
+    all_stops,
     approvers,
     end_trial,
     ever_champions,
     find_version,
-    last_change,
     model_names,
-    newest_batch,
     newest_batches,
     save,
-    stage_change,
-    tried_versions,
+    save_stop,
     versions_in,
-    views_by_hash,
 )
-from control.rollout.routes import RouteTable, derive, kept_versions, pinned_hashes
-from control.rollout.status import problems_of
-from control.rollout.trial import on_trial
+from control.rollout.routes import pinned_hashes
+from control.rollout.stopping import Stop, check_startable, check_stoppable, has_fallback
+from control.rollout.tables import current_table
 from control.rollout.trial_store import put_on_trial
 from control.rollout.version import VersionRecord
 from control.security import caller
@@ -41,7 +49,37 @@ from gateway.contract.errors import Fault, Reason
 
 LONGEST_WAIT_MS: Final = 600_000
 LONGEST_REASON: Final = 2000
+LATELY_NS: Final = 24 * 3600 * 1_000_000_000
+"""How long a gateway that is gone is still spoken of."""
 HOLDERS: Final = frozenset({Stage.CHAMPION, Stage.STANDBY})
+M = TypeVar("M", bound=Message)
+
+
+class Awaits(Protocol):
+    """A request that may wait for gateways."""
+
+    @property
+    def wait_ms(self) -> int:
+        """How long."""
+
+
+class Awaited(Protocol):
+    """An answer that says which gateways confirm it."""
+
+    @property
+    def revision(self) -> int:
+        """What is to be confirmed."""
+
+    @property
+    def confirmed(self) -> Any:
+        """The gateways that do."""
+
+    @property
+    def pending(self) -> Any:
+        """Those that do not yet."""
+
+
+A = TypeVar("A", bound=Awaited)
 
 
 class RolloutService(RolloutServiceServicer):
@@ -59,98 +97,115 @@ class RolloutService(RolloutServiceServicer):
         """Makes the version champion, then waits outside of the commit for gateways to confirm."""
         _check_wait(request.wait_ms)
 
-        def change(unit: Unit) -> bytes:
-            revision = promote(unit, request.model, request.version)
-            return pb.PromoteVersionResponse(revision=revision).SerializeToString()
+        def change(unit: Unit) -> pb.PromoteVersionResponse:
+            return pb.PromoteVersionResponse(revision=promote(unit, request.model, request.version))
 
-        # How long to wait is no part of what is changed.
-        content = pb.PromoteVersionRequest(model=request.model, version=request.version).SerializeToString()
-        actor = caller(context).actor
-        answer = once(self._store, actor, request.idempotency_key, "PromoteVersion", content, change)
-        self.publish()
-        response = pb.PromoteVersionResponse.FromString(answer)
-        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
-        response.confirmed.extend(found.confirmed)
-        response.pending.extend(found.pending)
-        return response
+        return self._awaited(self._once(request, context, change, pb.PromoteVersionResponse), request, context)
 
     def TryVersion(self, request: pb.TryVersionRequest, context: ServicerContext) -> pb.TryVersionResponse:
         """Puts an unapproved version on trial where that is allowed, then waits for gateways to confirm."""
         _check_wait(request.wait_ms)
 
-        def change(unit: Unit) -> bytes:
+        def change(unit: Unit) -> pb.TryVersionResponse:
             revision = put_on_trial(unit, request.model, request.version, self._allow_unapproved)
-            return pb.TryVersionResponse(revision=revision).SerializeToString()
+            return pb.TryVersionResponse(revision=revision)
 
-        content = pb.TryVersionRequest(model=request.model, version=request.version).SerializeToString()
-        answer = once(self._store, caller(context).actor, request.idempotency_key, "TryVersion", content, change)
-        self.publish()
-        response = pb.TryVersionResponse.FromString(answer)
-        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
-        response.confirmed.extend(found.confirmed)
-        response.pending.extend(found.pending)
-        return response
+        return self._awaited(self._once(request, context, change, pb.TryVersionResponse), request, context)
 
     def RollBack(self, request: pb.RollBackRequest, context: ServicerContext) -> pb.RollBackResponse:
         """Makes a former champion answer again, then waits outside of the commit for gateways to confirm."""
         _check_wait(request.wait_ms)
         reason = _checked_reason(request.reason)
 
-        def change(unit: Unit) -> bytes:
-            return roll_back(unit, request.model, request.to_version, reason).SerializeToString()
+        def change(unit: Unit) -> pb.RollBackResponse:
+            return roll_back(unit, request.model, request.to_version, reason)
 
-        plain = pb.RollBackRequest(model=request.model, to_version=request.to_version, reason=reason)
-        actor = caller(context).actor
-        content = plain.SerializeToString(deterministic=True)
-        answer = once(self._store, actor, request.idempotency_key, "RollBack", content, change)
-        self.publish()
-        response = pb.RollBackResponse.FromString(answer)
-        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
-        response.confirmed.extend(found.confirmed)
-        response.pending.extend(found.pending)
+        response = self._awaited(self._once(request, context, change, pb.RollBackResponse), request, context)
+        response.away.extend(gateway.gateway_id for gateway in self._away())
         return response
 
-    def RetireVersion(self, request: pb.RetireVersionRequest, context: ServicerContext) -> pb.RetireVersionResponse:
-        """Takes a version that does not answer out of use for good."""
+    def StopModel(self, request: pb.StopModelRequest, context: ServicerContext) -> pb.StopModelResponse:
+        """Has nobody answer for the model, then waits outside of the commit for gateways to confirm."""
+        _check_wait(request.wait_ms)
         reason = _checked_reason(request.reason)
 
-        def change(unit: Unit) -> bytes:
+        def change(unit: Unit) -> pb.StopModelResponse:
+            champion, current = _champion_and_stop(unit.connection, request.model)
+            stopped = check_stoppable(request.model, champion, current)
+            fallback = has_fallback(stopped)
+            facts = {"version": stopped.version, "reason": reason, "fallback": fallback}
+            sequence = unit.record("model.stop", request.model, facts)
+            save_stop(unit.connection, Stop(request.model, True, reason, sequence))
+            return pb.StopModelResponse(revision=sequence, fallback=fallback)
+
+        return self._awaited(self._once(request, context, change, pb.StopModelResponse), request, context)
+
+    def StartModel(self, request: pb.StartModelRequest, context: ServicerContext) -> pb.StartModelResponse:
+        """Has the champion answer again, then waits outside of the commit for gateways to confirm."""
+        _check_wait(request.wait_ms)
+        reason = _checked_reason(request.reason)
+
+        def change(unit: Unit) -> pb.StartModelResponse:
+            champion, current = _champion_and_stop(unit.connection, request.model)
+            started = check_startable(request.model, champion, current)
+            sequence = unit.record("model.start", request.model, {"version": started.version, "reason": reason})
+            save_stop(unit.connection, Stop(request.model, False, "", sequence))
+            return pb.StartModelResponse(revision=sequence, version=started.version)
+
+        return self._awaited(self._once(request, context, change, pb.StartModelResponse), request, context)
+
+    def RetireVersion(self, request: pb.RetireVersionRequest, context: ServicerContext) -> pb.RetireVersionResponse:
+        """Takes a version that does not answer, and that no caller named lately, out of use for good."""
+        reason = _checked_reason(request.reason)
+
+        def change(unit: Unit) -> pb.RetireVersionResponse:
             record = find_version(unit.connection, request.model, request.version)
             gone = retired(record)
+            check_unpinned(record, *last_pinned(unit.connection, record.model, record.version), unit.now_ns)
             sequence = unit.record("version.retire", record.subject, {"digest": record.digest, "reason": reason})
             save(unit.connection, gone._replace(stage_sequence=sequence))
-            return pb.RetireVersionResponse(sequence=sequence).SerializeToString()
+            return pb.RetireVersionResponse(sequence=sequence)
 
-        content = request.SerializeToString(deterministic=True)
-        actor = caller(context).actor
-        answer = once(self._store, actor, request.idempotency_key, "RetireVersion", content, change)
-        self.publish()  # a former champion that is retired is kept no longer
-        return pb.RetireVersionResponse.FromString(answer)
+        return self._once(request, context, change, pb.RetireVersionResponse)
 
     def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """The records of one snapshot beside the gateways' last reports."""
-        gateways = self._hub.gateways()
+        gateways, away = self._hub.gateways(), self._away()
         with self._store.read() as connection:
-            names = model_names(connection, request.model)
-            holders = {(record.model, record.stage): record for record in versions_in(connection, HOLDERS)}
-            champions = [record for (_, stage), record in holders.items() if stage is Stage.CHAMPION]
-            tried = {r.model: r for r in on_trial(all_trials(connection), tried_versions(connection), champions)}
-            return pb.GetStatusResponse(
-                revision=_table(connection, self._store.history_id).revision,
-                models=[_model_status(connection, name, holders, gateways, tried.get(name)) for name in names],
-                gateways=[_gateway_status(gateway) for gateway in gateways],
-                feature_sequence=newest_batch(connection),
-            )
+            return overview(connection, self._store.history_id, request.model, gateways, away)
 
     def publish(self) -> None:
         """Hands the newest table to the gateways."""
         self._hub.publish(current_table(self._store))
 
+    def _once(self, request: Message, context: ServicerContext, change: Callable[[Unit], M], answer: type[M]) -> M:
+        """Commits a change once, however often it is asked for, and hands the table that it makes to the gateways."""
+        method = request.DESCRIPTOR.name.removesuffix("Request")
+        plain = type(request)()
+        plain.CopyFrom(request)
+        for field in ("idempotency_key", "wait_ms"):  # how long to wait is no part of what is changed
+            if field in request.DESCRIPTOR.fields_by_name:
+                plain.ClearField(field)
+        content = plain.SerializeToString(deterministic=True)
+        key = request.idempotency_key  # type: ignore[attr-defined]  # every change has one
+        actor = caller(context).actor
+        given = once(self._store, actor, key, method, content, lambda unit: change(unit).SerializeToString())
+        self.publish()
+        return answer.FromString(given)
 
-def current_table(store: Store) -> RouteTable:
-    """The route table of what is committed now."""
-    with store.read() as connection:
-        return _table(connection, store.history_id)
+    def _awaited(self, response: A, request: Awaits, context: ServicerContext) -> A:
+        """The answer with the gateways that confirm its revision, and those that do not within the time."""
+        found = self._hub.wait_confirmed(response.revision, request.wait_ms / 1000, context.is_active)
+        response.confirmed.extend(found.confirmed)
+        response.pending.extend(found.pending)
+        return response
+
+    def _away(self) -> list[SeenGateway]:
+        """The gateways that were here lately and are not now."""
+        here = {gateway.gateway_id for gateway in self._hub.gateways()}
+        with self._store.read() as connection:
+            seen = gateways_since(connection, time.time_ns() - LATELY_NS)
+        return [gateway for gateway in seen if gateway.gateway_id not in here]
 
 
 def promote(unit: Unit, model: str, version: int) -> int:
@@ -208,41 +263,7 @@ def _checked_reason(given: str) -> str:
     return reason
 
 
-def _table(connection: Connection, history_id: str) -> RouteTable:
-    known = list(dict.fromkeys([*ever_champions(connection), *tried_versions(connection)]))
-    return derive(history_id, known, views_by_hash(connection, pinned_hashes(known)), all_trials(connection))
-
-
-def _model_status(
-    connection: Connection,
-    model: str,
-    holders: dict[tuple[str, Stage], VersionRecord],
-    gateways: list[Gateway],
-    tried: VersionRecord | None,
-) -> pb.ModelStatus:
-    champion = holders.get((model, Stage.CHAMPION))
-    standby = holders.get((model, Stage.STANDBY))
-    status = pb.ModelStatus(
-        model=model,
-        standby_version=standby.version if standby else 0,
-        problems=problems_of(model, champion or tried, gateways),
-        trial_version=tried.version if tried else 0,
-        kept_versions=[record.version for record in kept_versions(ever_champions(connection, model), model)],
-        last_change=pb.LastChange(**last_change(connection, model)._asdict()),
-    )
-    if answering := champion or tried:
-        change = stage_change(connection, answering)
-        status.champion_version = champion.version if champion else 0
-        status.since_ns, status.promoted_by = change.time_ns, change.actor
-        status.approved_by.extend(approvers(connection, answering))
-    return status
-
-
-def _gateway_status(gateway: Gateway) -> pb.GatewayStatus:
-    return pb.GatewayStatus(
-        gateway_id=gateway.gateway_id,
-        revision=gateway.report.revision,
-        feature_sequence=gateway.report.feature_sequence,
-        report_age_ms=gateway.age_ms,
-        problems=gateway.report.problems,
-    )
+def _champion_and_stop(connection: Connection, model: str) -> tuple[VersionRecord | None, Stop | None]:
+    model_names(connection, model)
+    champions = versions_in(connection, frozenset({Stage.CHAMPION}), model)
+    return next(iter(champions), None), next(iter(all_stops(connection, model)), None)

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -118,6 +119,45 @@ trials: Final = Table(
 
 Apart from the stages on purpose: what is on trial is where it was, and every rule of the stages holds for it.
 """
+
+stops: Final = Table(
+    "stops",
+    METADATA,
+    Column("model", Text, ForeignKey("models.name"), primary_key=True),
+    Column("stopped", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+)
+"""Whether a model is stopped, since the audit entry `sequence`; models that never were have no row."""
+
+gateways: Final = Table(
+    "gateways",
+    METADATA,
+    Column("gateway_id", Text, primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+"""When a connection of each gateway was last begun or ended, and the revision that it had in force."""
+
+step_backs: Final = Table(
+    "step_backs",
+    METADATA,
+    Column("gateway_id", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+"""Step backs of gateways: the audit entry that records each, and the revision from which on tables heed it."""
+
+pins: Final = Table(
+    "pins",
+    METADATA,
+    Column("gateway_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_ns", BigInteger, nullable=False),
+)
+"""When callers of a gateway last named a version, to the minute."""
 
 approvals: Final = Table(
     "approvals",

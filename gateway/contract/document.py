@@ -133,6 +133,15 @@ class Outcome(Document):
     """What no label within the window means."""
 
 
+class Fallback(Document):
+    """What callers get, marked as such, while an operator has stopped the model; without one they get an error."""
+
+    score: Annotated[float, Field(allow_inf_nan=False)]
+    """The score, in the unit of the model's scores."""
+    decision: str | None = None
+    """The decision, one of those that the model makes; for a model that makes none it is left out."""
+
+
 class ModelDocument(Document):
     """The content of model.yaml."""
 
@@ -166,6 +175,8 @@ class ModelDocument(Document):
     """What to tell a customer when this input (by its column name) drove the decision."""
     segments: tuple[str, ...] = ()
     """Inputs (by their column names) to break figures down by."""
+    fallback: Fallback | None = None
+    """What callers get while the model is stopped; without it they get MODEL_STOPPED."""
     outcome: Outcome | None = None
     """What happens later."""
     log_features: bool = False
@@ -220,7 +231,26 @@ def _contradictions(document: ModelDocument) -> list[str]:
         found.append("entities: stored features need the entity that their view is keyed by")
     found += [f"segments: {name} is not an input" for name in document.segments if name not in columns]
     found += [f"reason_texts: {name} is not an input" for name in document.reason_texts if name not in columns]
-    return found + _output_contradictions(document)
+    return found + _output_contradictions(document) + _fallback_contradictions(document)
+
+
+def _fallback_contradictions(document: ModelDocument) -> list[str]:
+    fallback, rule = document.fallback, document.decision
+    if fallback is None:
+        return []
+    if document.task is Task.RANKING:
+        return ["fallback: a ranking model has none, because one score ranks nothing"]
+    match rule:
+        case Threshold():
+            able: tuple[str | None, ...] = (rule.hit, rule.otherwise)
+        case Argmax():
+            able = document.output.labels
+        case _:
+            able = (None,)
+    if fallback.decision in able:
+        return []
+    wanted = "must be left out" if able == (None,) else f"must be one of {', '.join(map(str, able))}"
+    return [f"fallback.decision: {wanted}, as the model decides"]
 
 
 def _output_contradictions(document: ModelDocument) -> list[str]:

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     MODEL_UNKNOWN = "MODEL_UNKNOWN"
     VERSION_NOT_SERVED = "VERSION_NOT_SERVED"
     VERSION_INVALID = "VERSION_INVALID"
+    MODEL_STOPPED = "MODEL_STOPPED"
     ENTITY_MISMATCH = "ENTITY_MISMATCH"
     INPUT_MISMATCH = "INPUT_MISMATCH"
     INPUT_NOT_FINITE = "INPUT_NOT_FINITE"
@@ -73,6 +74,7 @@ class Reason(StrEnum):
     APPROVAL_OWN = "APPROVAL_OWN"
     APPROVAL_MISSING = "APPROVAL_MISSING"
     TRANSITION_REFUSED = "TRANSITION_REFUSED"
+    VERSION_PINNED = "VERSION_PINNED"
     HISTORY_MISMATCH = "HISTORY_MISMATCH"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     # Outcomes
@@ -112,6 +114,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.VERSION_INVALID: Entry(
             Code.INVALID_ARGUMENT,
             "A version is a positive number, or the label `champion` or `canary`. Leave it out to get whichever the route names.",
+        ),
+        Reason.MODEL_STOPPED: Entry(
+            Code.FAILED_PRECONDITION,
+            "An operator has stopped the model (`interlock model stop`), and its document declares no `fallback` that could be answered instead. Do without the score until `interlock model start`; repeating the call does not help.",
         ),
         Reason.ENTITY_MISMATCH: Entry(
             Code.INVALID_ARGUMENT,
@@ -233,6 +239,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.TRANSITION_REFUSED: Entry(
             Code.FAILED_PRECONDITION,
             "The version's stage does not allow this. The message names the stage and what it allows.",
+        ),
+        Reason.VERSION_PINNED: Entry(
+            Code.FAILED_PRECONDITION,
+            "Callers asked for exactly this version within the last 24 hours, so it is not retired. The message says when they last did, at which gateways, and from when on it can be. Have them leave `version` at 0.",
         ),
         Reason.HISTORY_MISMATCH: Entry(
             Code.FAILED_PRECONDITION,

@@ -454,7 +454,7 @@ def test_a_late_publication_never_replaces_a_newer_table() -> None:
     hub.publish(newer)
     hub.publish(older)
     with hub.session("g1") as session:
-        assert next(hub.tables(session)) is newer
+        assert next(hub.offers(session)).table is newer
 
 
 def test_waiting_for_confirmations_ends_when_nobody_wants_to_know() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from control.rollout.lifecycle import LIVE, Stage
 from control.rollout.routes import RouteTable, derive
-from control.rollout.service import current_table
+from control.rollout.tables import current_table
 from control.rollout.trial import TRIABLE, Trial
 from control.rollout.version import VersionRecord
 from control.security import Role

@@ -195,6 +195,40 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model"),
     )
     op.create_table(
+        "stops",
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("stopped", sa.Boolean(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["model"], ["models.name"]),
+        sa.ForeignKeyConstraint(["sequence"], ["audit.sequence"]),
+        sa.PrimaryKeyConstraint("model"),
+    )
+    op.create_table(
+        "gateways",
+        sa.Column("gateway_id", sa.Text(), nullable=False),
+        sa.Column("seen_ns", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("gateway_id"),
+    )
+    op.create_table(
+        "step_backs",
+        sa.Column("gateway_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["sequence"], ["audit.sequence"]),
+        sa.PrimaryKeyConstraint("gateway_id", "number"),
+    )
+    op.create_table(
+        "pins",
+        sa.Column("gateway_id", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("last_ns", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("gateway_id", "model", "version"),
+    )
+    op.create_table(
         "approvals",
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),

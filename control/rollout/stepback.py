@@ -1,0 +1,131 @@
+"""What a gateway's step back means for all: it is recorded once, and rolls back a version that still leads.
+
+A person on the gateway's host said that the version is bad, so no other gateway goes on with it either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from control.rollout.gateway_records import add_step_back, find_step_backs
+from control.rollout.lifecycle import Stage
+from control.rollout.promotion import rollback_moves, time_text
+from control.rollout.records import ever_champions, save
+from control.rollout.routes import is_former
+from control.rollout.version import VersionRecord
+from control.store.store import Store, Unit
+
+
+class Withdrawal(NamedTuple):
+    """A version that a gateway withdrew, as that gateway tells it."""
+
+    number: int
+    model: str
+    version: int
+    digest: str
+    kind: str
+    actor: str
+    reason: str
+    time_ns: int
+    history_id: str
+    revision: int
+
+    @property
+    def subject(self) -> str:
+        """The version's name."""
+        return f"{self.model}/{self.version}"
+
+
+class Recorded(NamedTuple):
+    """A withdrawal that is in the audit trail."""
+
+    number: int
+    sequence: int
+    revision: int
+    """Tables from this revision on take it into account."""
+
+
+class RollBack(NamedTuple):
+    """What follows for all gateways."""
+
+    cause: Withdrawal
+    champion: VersionRecord
+    target: VersionRecord
+
+
+def follow(
+    withdrawals: Sequence[Withdrawal], known: Sequence[VersionRecord], history_id: str, told_before: frozenset[int]
+) -> RollBack | None:
+    """The rollback that a gateway's withdrawals call for: none where the version no longer leads, or leads anew since.
+
+    `known` are the versions that are or were champion; those in `told_before` are recorded already, and only pass over
+    their versions.
+    """
+    champion = next((record for record in known if record.stage is Stage.CHAMPION), None)
+    if champion is None:
+        return None
+    cause = next(
+        (
+            one
+            for one in withdrawals
+            if one.digest == champion.digest
+            and one.number not in told_before
+            and (one.history_id != history_id or champion.champion_sequence <= one.revision)
+        ),
+        None,
+    )
+    withdrawn = {one.digest for one in withdrawals}
+    former = [record for record in known if is_former(record) and record.digest not in withdrawn]
+    if cause is None or not former:
+        return None
+    return RollBack(cause, champion, max(former, key=lambda record: record.champion_sequence))
+
+
+def record_step_backs(
+    store: Store, actor: str, gateway_id: str, withdrawals: Sequence[Withdrawal], revision: int
+) -> tuple[Recorded, ...]:
+    """Records each of a gateway's withdrawals once, whatever is repeated, and says which entries they are.
+
+    `revision` is that of the newest table: what it says takes those into account that change nothing.
+    """
+    with store.read() as connection:
+        known = find_step_backs(connection, gateway_id)
+    if all(one.number in known for one in withdrawals):
+        return tuple(Recorded(one.number, *known[one.number]) for one in withdrawals)
+    with store.unit(actor) as unit:
+        for model in sorted({one.model for one in withdrawals}):
+            _record(unit, store.history_id, gateway_id, [one for one in withdrawals if one.model == model], revision)
+        found = find_step_backs(unit.connection, gateway_id)
+    return tuple(Recorded(one.number, *found[one.number]) for one in withdrawals)
+
+
+def _record(unit: Unit, history_id: str, gateway_id: str, withdrawals: Sequence[Withdrawal], revision: int) -> None:
+    """One model's withdrawals: an entry for each, and the rollback that follows."""
+    told_before = frozenset(find_step_backs(unit.connection, gateway_id))
+    planned = follow(withdrawals, ever_champions(unit.connection, withdrawals[0].model), history_id, told_before)
+    fresh = [one for one in withdrawals if one.number not in told_before]
+    entries = {
+        one.number: unit.record("version.step_back", one.subject, {"gateway_id": gateway_id, **one._asdict()})
+        for one in fresh
+    }
+    if planned is not None:
+        revision = _roll_back(unit, gateway_id, planned)
+    for one in fresh:
+        add_step_back(unit.connection, gateway_id, one.number, (entries[one.number], revision))
+
+
+def _roll_back(unit: Unit, gateway_id: str, planned: RollBack) -> int:
+    cause, champion, target = planned
+    when = time_text(cause.time_ns)
+    facts = {
+        "digest": champion.digest,
+        "to_version": target.version,
+        "to_digest": target.digest,
+        "reason": f"{cause.actor} stepped gateway {gateway_id} back at {when}: {cause.reason or 'no reason given'}",
+    }
+    sequence = unit.record("version.roll_back", champion.subject, facts)
+    rolled_back, reinstated = rollback_moves(champion, target)
+    save(unit.connection, rolled_back._replace(stage_sequence=sequence))
+    save(unit.connection, reinstated._replace(stage_sequence=sequence, champion_sequence=sequence))
+    return sequence
