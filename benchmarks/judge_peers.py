@@ -5,8 +5,8 @@ Each sees a world's requests by its own ramp, and only as rates: none knows enti
   of docs/gitbook/usage/how-it-works.md: every minute, success rate over that minute at least 99 %, weight up by 5 to
   50, back at 10 failed checks; a minute without requests is a failed check.
 - Argo Rollouts: analysis/analysis.go (assessMetricStatus); the background analysis of docs/features/analysis.md:
-  weights of 20, 40, 60 and 80 % for ten minutes each, from the second on every 5 minutes a success rate of at least 95 %,
-  failed at more than 3 failures.
+  weights of 20, 40, 60 and 80 % for ten minutes each, from the second on every 5 minutes a success rate of at least
+  95 %, failed at more than 3 failures.
 - Kayenta: NetflixACAJudge.scala and MannWhitneyClassifier.scala (98 % interval of the Hodges-Lehmann estimate,
   tolerance 0.25, no outlier removed), and Spinnaker's best practices: canary and an equal baseline for 3 hours, judged
   each hour on all minutes so far, direction `increase`, failed under 75 and passed at 95 of 100 points.
