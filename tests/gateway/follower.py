@@ -41,6 +41,8 @@ class Wire:
         ]
         self.live: set[int] = set()
         self.statuses: dict[int, str] = {}
+        self.trailers: dict[bytes, bytes] = {}
+        """Of the call that ended last."""
         self.deaf = deaf
         self.gone = False
         self.closed = False
@@ -77,6 +79,7 @@ class Wire:
             case TrailersReceived() | ResponseReceived():
                 status = dict(event.headers).get(b"grpc-status")
                 if status is not None:
+                    self.trailers = dict(event.headers)
                     self.statuses[event.stream_id] = "OK" if status == b"0" else f"status {status.decode()}"
             case StreamReset():
                 self.statuses.setdefault(event.stream_id, f"reset {event.error_code}")
