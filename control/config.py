@@ -39,6 +39,8 @@ class Config(BaseSettings):
     """Bytes of the largest artifact taken."""
     allow_unapproved: bool = False
     """Whether versions that nobody approved may answer, marked so: for trial by one person, on loopback only."""
+    lake: Path | None = None
+    """Directory of predictions and outcomes, the gateways' `lake`; none is `lake` beside the data directory."""
     drain_ms: Annotated[int, Field(ge=0)] = 5000
     """Milliseconds that calls in flight get to finish when the control plane stops."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
@@ -60,6 +62,11 @@ class Config(BaseSettings):
     def store_path(self) -> Path:
         """The store."""
         return self.data / "store.sqlite"
+
+    @property
+    def lake_path(self) -> Path:
+        """The lake."""
+        return self.lake or self.data.absolute().parent / "lake"
 
     @property
     def artifacts_path(self) -> Path:

@@ -64,6 +64,7 @@ def table(blocks: Sequence[tuple[Block, Definition | None]], gateway_id: str, wo
         "weight_bps": rows["weight_bps"],
         "entity_hash": _nullable(hashes, 0),
         "flags": rows["flags"],
+        "trial": rows["trial"],
         "feature_age_ms": _nullable(rows["feature_age_ms"], -1),
         "defaulted": rows["defaulted"],
         "score": pa.array(rows["score"], mask=np.isnan(rows["score"])),

@@ -106,7 +106,7 @@ class Recorder:
         definition = self._definitions.get(block.model, block.version)
         if definition is None or not definition.document.log_features:
             # A copy of the rows lets go of the features that were read with them.
-            block = block._replace(rows=block.rows.copy(), payload=(), labels=())
+            block = block._replace(rows=block.rows.copy(), payload=(), labels=(), notes=b"")
         self._blocks.append((block, definition))
         self._rows += len(block.rows)
         self._bytes += sum(map(len, block.payload))
