@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import grpc
+import numpy as np
 import pytest
 
 from gateway.contract.errors import CATALOGUE, Reason
@@ -211,3 +212,13 @@ def test_the_page_has_every_field_arm_and_flag_of_a_reply() -> None:
     assert {row[0] for row in table("call")} == {
         m.name for m in pb.DESCRIPTOR.services_by_name["ScoringService"].methods
     }
+
+
+def test_the_page_is_right_about_what_chance_makes_of_connections() -> None:
+    """The kernel gives each connection to any of 8 workers alike."""
+    random = np.random.default_rng(1)
+    for per_worker, idle, busiest in table("connections per worker"):
+        count = 8 * int(per_worker)
+        drawn = [np.bincount(random.integers(0, 8, count), minlength=8).max() for _ in range(5_000)]
+        assert round((7 / 8) ** count * 100) == int(idle.removesuffix(" %"))
+        assert np.mean(drawn) / int(per_worker) == pytest.approx(float(busiest.split()[0]), abs=0.06)
