@@ -29,6 +29,7 @@ class SideBySide:
     decided: bool
     """Whether both versions decide anything."""
     table: Table
+    """Every row, those that differ most first."""
 
     def __repr__(self) -> str:
         return f"{self.summary}\n{self.table!r}"
@@ -116,6 +117,7 @@ def side_by_side(
         (row + 1, a, b, b - a, *(pairs[row] if decided else ()))
         for row, (a, b) in enumerate(zip(results[0].scores, results[1].scores, strict=True))
     ]
+    rows.sort(key=lambda row: -abs(float(row[3])))
     return SideBySide(
         _correlation(one, other),
         float((other - one).mean()),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from control.notebook.sample import Sample, slug
+
+REQUIRED: Final = ("purpose", "owner")
 
 
 def document_text(onnx: Path, sample: Sample | None, name: str, document: str | Path | Mapping[str, Any] | None) -> str:
@@ -17,8 +19,14 @@ def document_text(onnx: Path, sample: Sample | None, name: str, document: str | 
         return Path(document).read_text(encoding="utf-8")
     from control.registry.init import draft
 
-    drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
     given = dict(document or {})
+    if absent := [key for key in REQUIRED if not given.get(key)]:
+        raise ValueError(
+            f"only a person knows {' and '.join(absent)}: say document="
+            "{'purpose': 'what the model is for', 'owner': {'person': 'who answers for it'}}, "
+            "or give the path of a model.yaml"
+        )
+    drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
     if sample is not None and sample.named and "inputs" not in given:
         drafted["inputs"] = _renamed(drafted["inputs"], sample)
     return yaml.safe_dump({**drafted, **given}, sort_keys=False, allow_unicode=True)

@@ -34,10 +34,11 @@ class Scores:
     scores: list[float]
     """NaN where the row is in `errors`."""
     decisions: list[str]
-    """Empty where the model decides nothing."""
+    """Empty where the model decides nothing, and for a row in `errors` the empty text."""
     rankings: list[list[tuple[str, float]]]
     """For multiclass and ranking: labels with their scores, best first; else empty."""
     versions: list[int]
+    """0 where the row is in `errors`."""
     prediction_ids: list[str]
     """What outcomes are reported by."""
     flags: dict[int, list[str]]
@@ -54,7 +55,7 @@ class Scores:
             (
                 self.scores[row],
                 *([self.decisions[row]] if self.decisions else []),
-                self.versions[row],
+                self.versions[row] or None,
                 ", ".join(self.flags.get(row, ())),
                 self.errors.get(row, ""),
             )
@@ -166,6 +167,8 @@ def _add(found: Scores, answer: scoring_pb2.ScoreBatchResponse) -> None:
         found.flags[start + marked.row] = [_flag(flag) for flag in marked.flags]
     for error in answer.errors:
         found.errors[start + error.row] = f"{error.reason}: {error.message}"
+        if found.decisions:
+            found.decisions[start + error.row] = ""
 
 
 def _flag(number: Any) -> str:
