@@ -68,7 +68,7 @@ def _widened(model: ModelProto) -> Iterator[str]:
         for name in node.output if node.domain == "ai.onnx.ml" and 1 < targets <= MAX_TARGETS else ():
             dims = outputs[name].type.tensor_type.shape.dim if name in outputs else []
             if len(dims) == 2 and dims[1].HasField("dim_value") and dims[1].dim_value != targets:
-                yield f"output {name} was declared {dims[1].dim_value} wide, but is {targets} wide; the registered graph says so"
+                yield f"output {name} was declared {dims[1].dim_value} wide, but is {targets} wide; now it says so"
                 dims[1].dim_value = targets
 
 
