@@ -140,7 +140,7 @@ class Scores(_Part):
 
 
 class Metrics(_Part):
-    """What is counted; `null` leaves a metric out."""
+    """What is counted. A metric that is not named is as the tier has it; `null` leaves it out."""
 
     errors: Bad | None = None
     """Runs of the challenger that failed or timed out, whoever answered in the end."""
