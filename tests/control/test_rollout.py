@@ -159,7 +159,8 @@ def test_a_gateway_that_does_not_confirm_in_time_is_pending(plane: ControlPlane,
         assert (list(answer.confirmed), list(answer.pending)) == (["g1"], ["g2"])
         found = status(mia, "slow")
         assert found.champion_version == version
-        assert f"GATEWAY_BEHIND: gateway g2 is at revision 0, slow/{version} answers from {answer.revision}" in found.problems
+        words = f"gateway g2 is at revision 0, slow/{version} answers from {answer.revision}"
+        assert f"GATEWAY_BEHIND: {words}" in found.problems
 
 
 def test_two_versions_are_promoted_back_and_forth(plane: ControlPlane, mia: Client, ben: Client) -> None:
