@@ -86,6 +86,7 @@ class Boards:
         self._supervisor = BoardReader(run_path / "supervisor.board")
         self._observer = BoardReader(run_path / "observer.board")
         self._materializer = BoardReader(run_path / "materializer.board")
+        self._exporter = BoardReader(run_path / "exporter.board")
         self._recorder = BoardReader(run_path / "recorder.board")
 
     def workers(self) -> dict[int, dict[str, Any]]:
@@ -112,6 +113,10 @@ class Boards:
     def materializer(self) -> dict[str, Any]:
         """What the materializer says; empty while there is none."""
         return self._materializer.read() or {}
+
+    def exporter(self) -> dict[str, Any]:
+        """What the exporter says; empty while there is none."""
+        return self._exporter.read() or {}
 
     def recorder(self) -> dict[str, Any]:
         """What the recorder says; empty while there is none."""

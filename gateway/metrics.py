@@ -69,6 +69,7 @@ class BoardCollector(Collector):
         yield from _versions(workers)
         yield from _routes(boards)
         yield from _rows(boards.observer())
+        yield from _exports(boards.exporter())
         yield from _models(boards.observer().get("models", {}))
 
 
@@ -145,6 +146,17 @@ def _rows(observer: dict[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "interlock_journal_lost_rows", "Rows overwritten in the journal before they were read.", observer.get("lost", 0)
     )
+
+
+def _exports(exporter: dict[str, Any]) -> Iterator[Metric]:
+    """Of the exporter's own work, where there is one."""
+    spans = CounterMetricFamily("interlock_otlp_spans", "Spans by what came of them.", labels=["result"])
+    messages = CounterMetricFamily("interlock_otlp_messages", "OTLP messages by what came of them.", labels=["result"])
+    for result in ("sent", "dropped") if exporter else ():
+        spans.add_metric([result], exporter[f"spans_{result}"])
+    for result in ("sent", "failed") if exporter else ():
+        messages.add_metric([result], exporter[result])
+    yield from (spans, messages)
 
 
 def _models(models: dict[str, dict[str, Any]]) -> Iterator[Metric]:

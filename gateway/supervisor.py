@@ -40,6 +40,8 @@ def prepare(config: Config) -> Supervisor:
         require_loopback(key, getattr(config, key))
     if config.control:
         require_loopback("control", config.control)
+    if config.otlp_endpoint and not find_spec("opentelemetry"):
+        raise ValueError("otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'")
     start_logging("supervisor", config.log_level)
     config = config.model_copy(update={"data": config.data.absolute(), "workers": config.worker_count})
     for path in (config.data, config.artifacts_path, config.features_path, config.journal_path, config.run_path):
@@ -124,6 +126,8 @@ class Supervisor:
         self._no_lake = why_no_lake(config)
         if not self._no_lake:
             self._others.append(self._child(settings, "recorder"))
+        if config.otlp_endpoint:
+            self._others.append(self._child(settings, "exporter"))
         self._report()
 
     def run(self) -> int:

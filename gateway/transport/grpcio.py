@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.config import Config
 from gateway.contract.errors import Code, Fault, Reason
+from gateway.contract.tracing import sent
 from gateway.transport import Answer, Call, Process, Reply
 from gateway.transport.goaway import Connections
 
@@ -88,12 +89,10 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         self._refused = False
         self._last_call_ns = 0
         self.health = health.aio.HealthServicer()
-        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            name: grpc.stream_stream_rpc_method_handler(self._stream(name))
-            if streams
-            else grpc.unary_unary_rpc_method_handler(self._behaviour(name))
-            for name, streams in methods.items()
-        }
+        self._traces = bool(config.otlp_endpoint)
+        """Whether callers' trace contexts are looked for."""
+        self._methods = methods
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: self._handler(name) for name in methods}
         self._handlers |= {
             name: grpc.unary_unary_rpc_method_handler(_beside(answer)) for name, answer in others.items()
         }
@@ -143,6 +142,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 
     async def _say_farewell(self) -> None:
         """Refuses those who do not follow GOAWAY until no call comes: the core cancels what arrives as it stops."""
+        self._traces = False
         farewell: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._farewell)
         self._handlers = {
             name: handler if handler.request_streaming else farewell for name, handler in self._handlers.items()
@@ -162,13 +162,24 @@ class GrpcioTransport(grpc.GenericRpcHandler):
     def service(self, details: Any) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a method: grpc asks once for each call."""
         self._last_call_ns = time.monotonic_ns()
-        return self._handlers.get(details.method) or grpc.unary_unary_rpc_method_handler(self._unknown(details.method))
+        handler = self._handlers.get(details.method)
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(self._unknown(details.method))
+        if self._traces and details.method in self._methods and (trace := sent(details.invocation_metadata)):
+            return self._handler(details.method, trace)
+        return handler
+
+    def _handler(self, method: str, trace: str = "") -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler of a method that `process` answers; of one call only, where that bears a trace context."""
+        if self._methods[method]:
+            return grpc.stream_stream_rpc_method_handler(self._stream(method, trace))
+        return grpc.unary_unary_rpc_method_handler(self._behaviour(method, trace))
 
     def _unknown(self, method: str) -> Callable[[bytes, Any], Any]:
         fault = Fault(Reason.METHOD_UNKNOWN, f"no method {method[:200]} is served here; compare the protos")
         return _beside(lambda _: self.refuse(fault))
 
-    def _behaviour(self, method: str) -> Callable[[bytes, Any], Any]:
+    def _behaviour(self, method: str, trace: str) -> Callable[[bytes, Any], Any]:
         default_ns = self.config.default_deadline_ms * 1_000_000
         limit = self.config.max_in_flight
 
@@ -179,7 +190,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
                 await _abort(context, self._overload)
             remaining = context.time_remaining()
             deadline_ns = time.monotonic_ns() + (default_ns if remaining is None else int(remaining * 1e9))
-            call = Call(method, request, deadline_ns)
+            call = Call(method, request, deadline_ns, trace)
             reply = await self._enqueue(call) if self._busy else self._answer_alone(call)
             if reply.code:
                 await _abort(context, reply)
@@ -192,7 +203,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         """Calls accepted and not yet answered."""
         return len(self._pending)
 
-    def _stream(self, method: str) -> Callable[[Any, Any], Any]:
+    def _stream(self, method: str, trace: str) -> Callable[[Any, Any], Any]:
         default_ns = self.config.default_deadline_ms * 1_000_000
 
         async def behaviour(
@@ -202,7 +213,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
                 if self.in_flight >= self.config.max_in_flight:
                     self.overloaded += 1
                     await _abort(context, self._overload)
-                call = Call(method, request, time.monotonic_ns() + default_ns)
+                call = Call(method, request, time.monotonic_ns() + default_ns, trace)
                 reply = await self._enqueue(call) if self._busy else self._answer_alone(call)
                 yield reply.body
 
