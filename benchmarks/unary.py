@@ -22,7 +22,7 @@ def unary(full: bool) -> dict[str, Any]:
     """Interleaved pairs: latency with one call in flight, and the best throughput of 8, 32 and 128."""
     pairs, seconds = (9, 8.0) if full else (5, 1.5)
     with servers.data_directory() as data:
-        messages = _prepare(data)
+        messages = prepare(data)
         with servers.gateway(data / "gateway", 1) as gateway:
             size = len(servers.first_score(gateway.address))
             with servers.floor(size) as floor:
@@ -42,7 +42,7 @@ def unary(full: bool) -> dict[str, Any]:
 def stages(full: bool) -> dict[str, Any]:
     """Medians of each stage's time a batch, as the journal has them, with one call in flight."""
     with servers.data_directory() as data:
-        messages = _prepare(data, 100_000)
+        messages = prepare(data, 100_000)
         with servers.gateway(data / "gateway", 1) as gateway:
             servers.first_score(gateway.address)
             servers.load(gateway.address, servers.SCORE, messages, 1, 10.0 if full else 3.0)
@@ -54,7 +54,7 @@ def stages(full: bool) -> dict[str, Any]:
     return {"n": len(blocks), **medians}
 
 
-def _prepare(data: Path, entities: int = ENTITIES) -> Path:
+def prepare(data: Path, entities: int = ENTITIES) -> Path:
     """Fills a gateway's data directory and writes the messages to send; returns their path."""
     fixture.fill_store(data / "gateway" / "features", entities)
     fixture.place(data / "gateway", fixture.train(seed=1))
