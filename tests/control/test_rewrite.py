@@ -219,9 +219,9 @@ def test_the_real_process_ends_with_a_clear_fault_or_the_rewritten_model() -> No
     with pytest.raises(Fault) as caught:
         admitted("sklearn_mixed_columns", data, Limits(wall_s=0.2))
     assert caught.value.facts["check"] == "time"
-    for fault in refusals:
-        assert fault.reason is Reason.ADMISSION_REFUSED
-        assert fault.facts["check"] in set(Check)
+    for refused in refusals:
+        assert refused.reason is Reason.ADMISSION_REFUSED
+        assert refused.facts["check"] in set(Check)
 
 
 def admitted(kind: str, data: bytes, limits: Limits | None = None) -> bytes:

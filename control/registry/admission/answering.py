@@ -45,11 +45,7 @@ def _answers(request: Mapping[str, Any], limits: Limits) -> list[list[float]]:
     import numpy.ma  # numpy loads it at its first `unique`, and after isolate() nothing can be loaded
 
     from control.registry.admission.behaviour import load, runner, signature
-    from control.registry.admission.examine import check_statically
-    from control.registry.admission.formats import check_format
-    from control.registry.admission.graph import parse
-    from control.registry.admission.rewrite import rewrite
-    from control.registry.admission.wire import check_wire
+    from control.registry.admission.examine import check_statically, mend
     from gateway.contract.document import document_from_json
     from gateway.contract.golden import golden_inputs, read_golden
     from gateway.contract.schema import view_from_json
@@ -62,11 +58,7 @@ def _answers(request: Mapping[str, Any], limits: Limits) -> list[list[float]]:
     isolate()
     if len(model) > limits.model_bytes:
         raise Refused(Check.SIZE, f"the model has more than {limits.model_bytes} bytes; make it smaller")
-    check_format(model)
-    check_wire(model, limits.metadata_entries + 64)
-    served, changes = rewrite(parse(model))
-    if changes:
-        model = served.SerializeToString(deterministic=True)
+    model = mend(model, limits).model
     check_statically(model, limits)
     loaded = load(model)
     feeds, run = signature(loaded, document, views), runner(loaded.session, document)
