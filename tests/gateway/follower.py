@@ -42,7 +42,7 @@ class Wire:
         self.live: set[int] = set()
         self.statuses: dict[int, str] = {}
         self.trailers: dict[bytes, bytes] = {}
-        """Of the call that ended last."""
+        """Of the call that failed last."""
         self.deaf = deaf
         self.gone = False
         self.closed = False
@@ -78,8 +78,9 @@ class Wire:
                 return ["unseen" for _ in unseen]
             case TrailersReceived() | ResponseReceived():
                 status = dict(event.headers).get(b"grpc-status")
-                if status is not None:
+                if status not in (None, b"0"):
                     self.trailers = dict(event.headers)
+                if status is not None:
                     self.statuses[event.stream_id] = "OK" if status == b"0" else f"status {status.decode()}"
             case StreamReset():
                 self.statuses.setdefault(event.stream_id, f"reset {event.error_code}")
