@@ -45,7 +45,7 @@ class Config(BaseSettings):
     max_connection_age_s: Annotated[int, Field(ge=0)] = 600
     """Seconds after which a connection is asked to reconnect, so that the kernel spreads them anew; 0 is never."""
     drain_ms: Annotated[int, Field(ge=0)] = 5000
-    """Milliseconds that calls in flight get to finish when the gateway stops."""
+    """Milliseconds that callers get to leave, and their calls to finish, when the gateway stops."""
     map_bytes: Annotated[int, Field(ge=1 << 20)] = 16 << 30
     """Bytes of address space for the online store, fixed when it is created: eight times what it will hold."""
     journal_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30

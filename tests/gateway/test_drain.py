@@ -48,7 +48,11 @@ def test_workers_that_end_one_after_another_lose_no_call(control: FakeControl, t
     with gateway(tmp_path / "gateway", "--workers=2", control=control.address) as running:
         until(lambda: _both_serve(running))
         address = running.supervisor()["address"]
-        with callers([address], policy="pick_first") as grpc_ends, followers(address) as wire_ends:
+        with (
+            callers([address], policy="pick_first") as grpc_ends,
+            followers(address) as wire_ends,
+            newcomers(address) as new_ends,
+        ):
             for turn in range(20 if STRESS else 4):
                 until(lambda: _both_serve(running))
                 pid = running.pid(f"worker-{turn % 2}")
@@ -57,6 +61,7 @@ def test_workers_that_end_one_after_another_lose_no_call(control: FakeControl, t
         assert set(grpc_ends) == {"OK"}
         assert set(wire_ends) <= {"OK", "unseen"}
         assert wire_ends["OK"]
+        assert set(new_ends) == {"OK"}
 
 
 def test_a_rolling_restart_of_two_gateways_loses_no_call(control: FakeControl, tmp_path: Path) -> None:
@@ -150,6 +155,27 @@ def followers(address: str, connections: int = 2) -> Iterator[Counter[str]]:
         return follow(address, SCORE, REQUEST.SerializeToString(), 8, done)
 
     with _running(done, [call] * connections) as ends:
+        yield ends
+
+
+@contextmanager
+def newcomers(address: str) -> Iterator[Counter[str]]:
+    """Calls each on a connection of its own, one after another; afterwards, how they ended."""
+    done = threading.Event()
+
+    def call() -> Counter[str]:
+        ends: Counter[str] = Counter()
+        while not done.is_set():
+            wire = Wire(address, SCORE, REQUEST.SerializeToString())
+            with wire.socket:
+                wire.send()
+                ended: list[str] = []
+                while not (ended or wire.closed):
+                    ended = wire.receive()
+            ends.update(ended)
+        return ends
+
+    with _running(done, [call]) as ends:
         yield ends
 
 
