@@ -63,9 +63,17 @@ POLICY: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         "/control.v1.RolloutService/StopModel": MOVERS,
         "/control.v1.RolloutService/StartModel": MOVERS,
         "/control.v1.RolloutService/RetireVersion": MOVERS,
+        "/control.v1.RolloutService/StartRollout": MOVERS,
+        "/control.v1.RolloutService/ListRollouts": READERS,
+        "/control.v1.RolloutService/GetRollout": READERS,
+        "/control.v1.RolloutService/PauseRollout": MOVERS,
+        "/control.v1.RolloutService/ResumeRollout": MOVERS,
+        "/control.v1.RolloutService/PromoteRollout": APPROVERS,
+        "/control.v1.RolloutService/RollBackRollout": MOVERS,
         "/control.v1.RolloutService/GetStatus": READERS,
         "/control.v1.DataPlaneService/WatchRoutes": GATEWAYS,
         "/control.v1.DataPlaneService/FetchArtifact": GATEWAYS,
+        "/control.v1.DataPlaneService/ReportEvidence": GATEWAYS,
         "/control.v1.DataPlaneService/WatchFeatures": GATEWAYS,
     }
 )

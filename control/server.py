@@ -28,6 +28,7 @@ from control.guard import Guard
 from control.registry.admission.gate import Admission
 from control.registry.artifacts import ArtifactStore
 from control.registry.service import RegistryService
+from control.rollout.controller import Controller
 from control.rollout.data_plane import DataPlaneService
 from control.rollout.hub import Hub
 from control.rollout.service import RolloutService
@@ -76,12 +77,14 @@ class ControlPlane:
         if not config.allow_unapproved:
             end_trials(self.store, "control")
         self._hub = Hub(current_table(self.store))
+        self._controller = Controller(self.store, self._hub, self._publish)
         self._calls = ThreadPoolExecutor(config.threads, "call")
         self._streams = ThreadPoolExecutor(config.max_streams, "stream")
         self._probes = ThreadPoolExecutor(HEALTH_THREADS, "health")
         self._health = health.HealthServicer(experimental_thread_pool=self._probes)
         self._server = self._listening()
         self._server.start()
+        self._controller.start()
         write_address(config.address_path, self.address)
         log(logging.INFO, "listening", address=self.address, history_id=self.store.history_id)
 
@@ -89,12 +92,17 @@ class ControlPlane:
         """Takes no new calls, ends the streams, finishes calls in flight, at most drain_ms, and closes the store."""
         self._health.enter_graceful_shutdown()
         self._hub.close()
+        self._controller.stop()
         self._server.stop(self._config.drain_ms / 1000).wait()
         self._config.address_path.unlink(missing_ok=True)
         for pool in (self._calls, self._streams, self._probes):
             pool.shutdown(wait=False, cancel_futures=True)
         self.store.close()
         log(logging.INFO, "stopped")
+
+    def _publish(self) -> None:
+        """Hands the newest table to the gateways."""
+        self._hub.publish(current_table(self.store))
 
     def _listening(self) -> grpc.Server:
         config = self._config
@@ -119,11 +127,11 @@ class ControlPlane:
         guard = Guard(self._find_token, time.time_ns, self._streams, self._config.max_message_bytes)
         artifacts = ArtifactStore(self._config.artifacts_path, self._config.max_artifact_bytes)
         feature_log = FeatureLog(self.store)
-        data_plane = DataPlaneService(self._hub, self.store, artifacts, feature_log)
+        data_plane = DataPlaneService(self._hub, self.store, artifacts, feature_log, self._controller)
         registry = RegistryService(self.store, artifacts, Admission())
         guard.serve(_service(registry_pb2, "RegistryService"), registry)
         guard.serve(_service(features_pb2, "FeaturesService"), FeaturesService(self.store, feature_log))
-        rollout = RolloutService(self.store, self._hub, self._config.allow_unapproved)
+        rollout = RolloutService(self.store, self._hub, self._controller, self._config.allow_unapproved)
         guard.serve(_service(governance_pb2, "GovernanceService"), GovernanceService(self.store, rollout.publish))
         guard.serve(_service(rollout_pb2, "RolloutService"), rollout)
         guard.serve(_service(data_plane_pb2, "DataPlaneService"), data_plane)

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import BinaryIO, Final, Protocol
 
 import grpc
 
 from control.features.log import Batch, FeatureLog
+from control.rollout.canaries import Canary, Shadow
+from control.rollout.controller import Controller
 from control.rollout.hub import Hub, Session
 from control.rollout.listening import Listener
+from control.rollout.rollout_records import EvidenceRow, Head
 from control.rollout.routes import ModelRoute, RouteTable
+from control.rollout.tally import FIRST_BAD
 from control.security import caller
 from control.store.store import Store
 from control.v1 import data_plane_pb2 as pb
@@ -37,8 +43,11 @@ class Artifacts(Protocol):
 class DataPlaneService(DataPlaneServiceServicer):
     """Serves gateways; what they may get is in the route table, the artifact directory and the feature log."""
 
-    def __init__(self, hub: Hub, store: Store, artifacts: Artifacts, feature_log: FeatureLog) -> None:
+    def __init__(
+        self, hub: Hub, store: Store, artifacts: Artifacts, feature_log: FeatureLog, controller: Controller
+    ) -> None:
         self._hub = hub
+        self._controller = controller
         self._store = store
         self._history_id = store.history_id
         self._artifacts = artifacts
@@ -71,6 +80,21 @@ class DataPlaneService(DataPlaneServiceServicer):
         with self._artifacts.open(request.sha256) as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield pb.FetchArtifactResponse(chunk=chunk)
+
+    def ReportEvidence(
+        self, request: pb.ReportEvidenceRequest, context: grpc.ServicerContext
+    ) -> pb.ReportEvidenceResponse:
+        """Keeps what a gateway counted, and has it judged."""
+        if not GATEWAY_ID.fullmatch(request.gateway_id) or request.first_number < 1:
+            raise Fault(Reason.ARGUMENT_INVALID, "gateway_id and first_number: both must be given, the latter from 1")
+        head = Head(
+            gateway_id=request.gateway_id,
+            rows_lost=request.rows_lost,
+            step=request.step,
+            shadow_json=_shadow_json(request.shadow) if request.HasField("shadow") else "{}",
+        )
+        kept = self._controller.report(request.rollout_id, head, request.first_number, evidence_rows(request))
+        return pb.ReportEvidenceResponse(kept_number=kept)
 
     def WatchFeatures(
         self, request: pb.WatchFeaturesRequest, context: grpc.ServicerContext
@@ -122,6 +146,33 @@ class _Reader(threading.Thread):
             raise self._fault
 
 
+def evidence_rows(request: pb.ReportEvidenceRequest) -> list[EvidenceRow]:
+    """The units of a report; where requests are the unit, each is named by who told it and its number."""
+    return [
+        EvidenceRow(
+            kind=one.kind,
+            metric=one.bad if one.kind == FIRST_BAD else 0,
+            step=0 if one.kind == FIRST_BAD else one.step,
+            unit=f"{one.entity_hash:016x}" if one.entity_hash else _told(request.gateway_id, number),
+            challenger=one.challenger,
+            weight_bps=one.weight_bps,
+            bad=one.bad,
+            score_bin=one.score_bin,
+        )
+        for number, one in enumerate(request.units, request.first_number)
+    ]
+
+
+def _told(gateway_id: str, number: int) -> str:
+    return blake2b(f"{gateway_id}/{number}".encode(), digest_size=8).hexdigest()
+
+
+def _shadow_json(report: pb.ShadowReport) -> str:
+    facts = {field.name: getattr(report, field.name) for field in report.DESCRIPTOR.fields}
+    lists = {name: list(facts[name]) for name in ("slow_shadow", "slow_other", "score_edges")}
+    return json.dumps(facts | lists | {"figures_json": json.loads(report.figures_json or "{}")})
+
+
 def table_message(table: RouteTable) -> pb.RouteTable:
     """The table on the wire."""
     return pb.RouteTable(
@@ -138,8 +189,23 @@ def _route(route: ModelRoute) -> pb.ModelRoute:
         model=route.model,
         champion=pb.ServedVersion(**route.champion._asdict()),
         kept=[pb.ServedVersion(**former._asdict()) for former in route.kept],
+        canary=None if route.canary is None else _canary(route.canary),
+        shadows=[_shadow(shadow) for shadow in route.shadows],
         stopped_because=route.stopped_because,
     )
+
+
+def _canary(canary: Canary) -> pb.Canary:
+    facts = canary._asdict() | {
+        "challenger": pb.ServedVersion(**canary.challenger._asdict()),
+        "control": pb.ServedVersion(**canary.control._asdict()),
+        "guards": [pb.Guard(**guard._asdict()) for guard in canary.guards],
+    }
+    return pb.Canary(**facts)
+
+
+def _shadow(shadow: Shadow) -> pb.Shadow:
+    return pb.Shadow(**shadow._asdict() | {"version": pb.ServedVersion(**shadow.version._asdict())})
 
 
 def _batch(batch: Batch) -> pb.FeatureBatch:

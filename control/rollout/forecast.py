@@ -33,6 +33,18 @@ class Traffic(NamedTuple):
     """Share of rows that are bad in the champion."""
 
 
+def summed(parts: Sequence[Traffic]) -> Traffic:
+    """The traffic of several gateways as one: an entity may reach any of them, so the largest count of them is taken
+    for no less than there are, and the sum for no more."""
+    rows = math.fsum(part.requests_per_s for part in parts)
+    metrics = sorted({metric for part in parts for metric in part.bad_rates})
+    rates = {
+        metric: math.fsum(part.bad_rates.get(metric, 0.0) * part.requests_per_s for part in parts) / (rows or 1.0)
+        for metric in metrics
+    }
+    return Traffic(rows, max((part.entities_per_hour for part in parts), default=0.0), rates)
+
+
 class StepTime(NamedTuple):
     """How long a step is expected to take."""
 

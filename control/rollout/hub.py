@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from control.rollout.forecast import Traffic, summed
 from control.rollout.routes import RouteTable
 from control.rollout.stepback import Recorded, Withdrawal
 
@@ -18,6 +19,8 @@ class Report(NamedTuple):
     revision: int
     feature_sequence: int
     problems: tuple[str, ...]
+    traffic: tuple[tuple[str, Traffic], ...] = ()
+    """By model: what its requests were like lately."""
     withdrawals: tuple[Withdrawal, ...] = ()
     """The versions that it stepped back from and that do not answer there."""
 
@@ -123,6 +126,11 @@ class Hub:
                 Gateway(name, session.report, round((now_s - session.reported_s) * 1000))
                 for name, session in sorted(self._sessions.items())
             ]
+
+    def traffic(self, model: str) -> Traffic | None:
+        """What a model's requests were like lately, over all connected gateways; None where nobody saw any."""
+        seen = [lately for one in self.gateways() for name, lately in one.report.traffic if name == model]
+        return summed(seen) if seen else None
 
     def wait_confirmed(self, revision: int, timeout_s: float, wanted: Callable[[], bool]) -> Confirmation:
         """Waits until every connected gateway has the revision in force, or the time is up, or nobody wants to know."""

@@ -30,9 +30,13 @@ class Event(StrEnum):
 
     APPROVE = "approve"
     REJECT = "reject"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    RELEASE = "release"
     PROMOTE = "promote"
     SUPERSEDE = "supersede"
     ROLL_BACK = "roll_back"
+    QUARANTINE = "quarantine"
     REINSTATE = "reinstate"
     RETIRE = "retire"
 
@@ -41,7 +45,22 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = MappingProxyType(
     {
         (Stage.REGISTERED, Event.APPROVE): Stage.APPROVED,
         (Stage.REGISTERED, Event.REJECT): Stage.REJECTED,
+        (Stage.APPROVED, Event.SHADOW): Stage.SHADOW,
+        (Stage.APPROVED, Event.CANARY): Stage.CANARY,
         (Stage.APPROVED, Event.PROMOTE): Stage.CHAMPION,
+        (Stage.STANDBY, Event.SHADOW): Stage.SHADOW,
+        (Stage.STANDBY, Event.CANARY): Stage.CANARY,
+        (Stage.SHADOW, Event.CANARY): Stage.CANARY,
+        (Stage.SHADOW, Event.RELEASE): Stage.APPROVED,
+        (Stage.SHADOW, Event.PROMOTE): Stage.CHAMPION,
+        (Stage.SHADOW, Event.ROLL_BACK): Stage.ROLLED_BACK,
+        (Stage.SHADOW, Event.QUARANTINE): Stage.QUARANTINED,
+        (Stage.CANARY, Event.PROMOTE): Stage.CHAMPION,
+        (Stage.CANARY, Event.ROLL_BACK): Stage.ROLLED_BACK,
+        (Stage.CANARY, Event.QUARANTINE): Stage.QUARANTINED,
+        (Stage.CHAMPION, Event.QUARANTINE): Stage.QUARANTINED,
+        (Stage.QUARANTINED, Event.APPROVE): Stage.APPROVED,
+        (Stage.QUARANTINED, Event.RETIRE): Stage.RETIRED,
         (Stage.STANDBY, Event.PROMOTE): Stage.CHAMPION,
         (Stage.CHAMPION, Event.SUPERSEDE): Stage.STANDBY,
         (Stage.STANDBY, Event.SUPERSEDE): Stage.APPROVED,

@@ -6,8 +6,10 @@ import contextlib
 import logging
 from typing import Final
 
+from control.rollout.forecast import Traffic
 from control.rollout.gateway_records import note_gateway, note_pins
 from control.rollout.hub import Hub, Report, Session
+from control.rollout.policy import Metric
 from control.rollout.stepback import Withdrawal, record_step_backs
 from control.rollout.tables import current_table
 from control.store.store import Store
@@ -71,7 +73,11 @@ class Listener:
 def _report(request: pb.WatchRoutesRequest) -> Report:
     problems = tuple(problem[:LONGEST_PROBLEM] for problem in request.problems[:MOST_PROBLEMS])
     withdrawals = tuple(_withdrawal(one) for one in request.withdrawals[:MOST_WITHDRAWALS])
-    return Report(request.revision, request.feature_sequence, problems, withdrawals)
+    traffic = tuple(
+        (one.model, Traffic(one.rows_per_s, one.entities_per_hour, {Metric(m): r for m, r in one.bad_rates.items()}))
+        for one in request.traffic
+    )
+    return Report(request.revision, request.feature_sequence, problems, traffic, withdrawals)
 
 
 def _withdrawal(said: pb.Withdrawal) -> Withdrawal:

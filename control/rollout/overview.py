@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -22,6 +21,7 @@ from control.rollout.records import (
     tried_versions,
     versions_in,
 )
+from control.rollout.rollouts import STANDING
 from control.rollout.routes import kept_versions
 from control.rollout.status import away_alert, problems_of, stopped_alert
 from control.rollout.stopping import has_fallback
@@ -30,15 +30,13 @@ from control.rollout.trial import on_trial
 from control.rollout.version import VersionRecord
 from control.v1 import rollout_pb2 as pb
 
-HOLDERS: Final = frozenset({Stage.CHAMPION, Stage.STANDBY})
-
 
 def overview(
     connection: Connection, history_id: str, model: str, gateways: list[Gateway], away: Sequence[SeenGateway]
 ) -> pb.GetStatusResponse:
     """Who answers for one model or for all, and which gateways confirm it."""
     names = model_names(connection, model)
-    holders = {(record.model, record.stage): record for record in versions_in(connection, HOLDERS)}
+    holders = {(record.model, record.stage): record for record in versions_in(connection, STANDING)}
     champions = [record for (_, stage), record in holders.items() if stage is Stage.CHAMPION]
     tried = {r.model: r for r in on_trial(all_trials(connection), tried_versions(connection), champions)}
     revision = table_of(connection, history_id).revision

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from control.rollout.lifecycle import Event, Stage, advance
-from control.rollout.routes import is_former
-from control.rollout.version import VersionRecord
+from control.rollout.version import VersionRecord, is_former
 from gateway.contract.document import document_from_json
 from gateway.contract.errors import Fault, Reason
 
@@ -26,7 +25,7 @@ def check_promotable(record: VersionRecord, approved_by: Sequence[str], newest: 
 
     `newest` is the newest batch of each view that was materialized, by its hash.
     """
-    if record.stage in (Stage.REGISTERED, Stage.ROLLED_BACK) or not approved_by:
+    if record.stage in (Stage.REGISTERED, Stage.ROLLED_BACK, Stage.QUARANTINED) or not approved_by:
         raise Fault(
             Reason.APPROVAL_MISSING,
             f"{record.subject} ({record.stage}) has no {'new ' if approved_by else ''}approval of its digest "
@@ -52,9 +51,9 @@ def promotion_moves(record: VersionRecord, holders: Sequence[VersionRecord]) -> 
     """
     advance(record.stage, Event.PROMOTE, record.subject)  # as it is now, before any other steps down
     first_standby = sorted(holders, key=lambda holder: holder.stage is Stage.CHAMPION)
-    moves = [_moved(holder, Event.SUPERSEDE) for holder in first_standby]
+    moves = [moved(holder, Event.SUPERSEDE) for holder in first_standby]
     stepped_down = next((move for move in moves if move.version == record.version), record)
-    return [*moves, _moved(stepped_down, Event.PROMOTE)]
+    return [*moves, moved(stepped_down, Event.PROMOTE)]
 
 
 def rollback_target(model: str, known: Sequence[VersionRecord], to_version: int) -> VersionRecord:
@@ -76,12 +75,14 @@ def rollback_target(model: str, known: Sequence[VersionRecord], to_version: int)
     )
 
 
-def rollback_moves(champion: VersionRecord, target: VersionRecord) -> list[VersionRecord]:
+def rollback_moves(
+    champion: VersionRecord, target: VersionRecord, event: Event = Event.ROLL_BACK
+) -> list[VersionRecord]:
     """The champion and the one that comes back, as they become, in an order in which no two hold one place.
 
     What comes back keeps the feature batch it waited for, which every gateway has applied: it answers at once.
     """
-    return [_moved(champion, Event.ROLL_BACK)._replace(champion_sequence=0), _moved(target, Event.REINSTATE)]
+    return [moved(champion, event)._replace(champion_sequence=0), moved(target, Event.REINSTATE)]
 
 
 def retired(record: VersionRecord) -> VersionRecord:
@@ -92,10 +93,11 @@ def retired(record: VersionRecord) -> VersionRecord:
             f"{record.subject} is the champion and answers calls; promote another version first, then retire this one",
             stage=record.stage,
         )
-    return _moved(record, Event.RETIRE)
+    return moved(record, Event.RETIRE)
 
 
-def _moved(record: VersionRecord, event: Event) -> VersionRecord:
+def moved(record: VersionRecord, event: Event) -> VersionRecord:
+    """The version as an event makes it; a fault where its stage does not allow it."""
     return record._replace(stage=advance(record.stage, event, record.subject))
 
 

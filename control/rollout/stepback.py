@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from control.rollout.conduct import move_back
 from control.rollout.gateway_records import add_step_back, find_step_backs
 from control.rollout.lifecycle import Stage
 from control.rollout.promotion import rollback_moves, time_text
 from control.rollout.records import ever_champions, save
-from control.rollout.routes import is_former
-from control.rollout.version import VersionRecord
+from control.rollout.rollout_records import running
+from control.rollout.rollouts import Outcome, Rollout
+from control.rollout.version import VersionRecord, is_former
 from control.store.store import Store, Unit
 
 
@@ -103,16 +105,28 @@ def record_step_backs(
 def _record(unit: Unit, history_id: str, gateway_id: str, withdrawals: Sequence[Withdrawal], revision: int) -> None:
     """One model's withdrawals: an entry for each, and the rollback that follows."""
     told_before = frozenset(find_step_backs(unit.connection, gateway_id))
-    planned = follow(withdrawals, ever_champions(unit.connection, withdrawals[0].model), history_id, told_before)
     fresh = [one for one in withdrawals if one.number not in told_before]
     entries = {
         one.number: unit.record("version.step_back", one.subject, {"gateway_id": gateway_id, **one._asdict()})
         for one in fresh
     }
+    for rollout in running(unit.connection, withdrawals[0].model):
+        if cause := next((one for one in fresh if one.digest == rollout.challenger_digest), None):
+            revision = _end(unit, gateway_id, rollout, cause)
+    # Now that no rollout has its hand in it any more: does a withdrawn version still lead?
+    planned = follow(withdrawals, ever_champions(unit.connection, withdrawals[0].model), history_id, told_before)
     if planned is not None:
         revision = _roll_back(unit, gateway_id, planned)
     for one in fresh:
         add_step_back(unit.connection, gateway_id, one.number, (entries[one.number], revision))
+
+
+def _end(unit: Unit, gateway_id: str, rollout: Rollout, cause: Withdrawal) -> int:
+    """Ends a rollout whose challenger a gateway withdrew: by its guards, which quarantine, by evidence, or by hand."""
+    outcome = Outcome.QUARANTINED if cause.kind == "guard" else Outcome.ROLLED_BACK
+    reason = f"gateway {gateway_id} withdrew it at {time_text(cause.time_ns)}: {cause.reason or 'no reason given'}"
+    facts = {"by": "gateway", "gateway_id": gateway_id, "kind": cause.kind, "time_ns": cause.time_ns}
+    return move_back(unit, rollout, outcome, reason, facts).sequence
 
 
 def _roll_back(unit: Unit, gateway_id: str, planned: RollBack) -> int:

@@ -62,11 +62,16 @@ class Unit:
         self._recorded = True
         return entry.sequence
 
-    def execute_unaudited(self, statement: Executable) -> None:
-        """Writes what is no record of a decision, such as a remembered answer, and so needs no audit entry."""
+    def execute_unaudited(self, statement: Executable) -> int:
+        """Writes what is no record of a decision, such as a remembered answer, and so needs no audit entry.
+
+        Returns how many rows were written.
+        """
         before = _rows_written(self.connection)
         self.connection.execute(statement)
-        self._unaudited_rows += _rows_written(self.connection) - before
+        written = _rows_written(self.connection) - before
+        self._unaudited_rows += written
+        return written
 
     @property
     def forgot_to_record(self) -> bool:

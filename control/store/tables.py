@@ -245,3 +245,70 @@ idempotency: Final = Table(
     Column("created_at_ns", BigInteger, nullable=False),
 )
 """Answers given to changes, by caller and idempotency key."""
+
+rollouts: Final = Table(
+    "rollouts",
+    METADATA,
+    Column("rollout_id", BigInteger, ForeignKey("audit.sequence"), primary_key=True, autoincrement=False),
+    Column("model", Text, ForeignKey("models.name"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("challenger", BigInteger, nullable=False),
+    Column("challenger_digest", Text, nullable=False),
+    Column("control", BigInteger, nullable=False),
+    Column("control_digest", Text, nullable=False),
+    Column("policy_json", Text, nullable=False),
+    Column("salt", Text, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("weight_bps", BigInteger, nullable=False),
+    Column("phase_since_ns", BigInteger, nullable=False),
+    Column("step_since_ns", BigInteger, nullable=False),
+    Column("sequence", BigInteger, ForeignKey("audit.sequence"), nullable=False),
+    Column("judges_json", Text, nullable=False),
+    Column("score_edges_json", Text, nullable=False),
+    Column("paused_ns", BigInteger, nullable=False),
+    Column("without_evidence", Boolean, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    ForeignKeyConstraint(("model", "challenger"), ("versions.model", "versions.version")),
+    ForeignKeyConstraint(("model", "control"), ("versions.model", "versions.version")),
+    CheckConstraint("challenger <> control", name="two_versions"),
+    Index("one_rollout", "model", unique=True, sqlite_where=text("kind = 'rollout' AND outcome = ''")),
+    Index("one_shadow", "model", "challenger", unique=True, sqlite_where=text("outcome = ''")),
+)
+"""Rollouts: the promise, which triggers of the migration keep as it was made, and where each stands."""
+
+evidence_units: Final = Table(
+    "evidence_units",
+    METADATA,
+    Column("rollout_id", BigInteger, ForeignKey("rollouts.rollout_id"), primary_key=True, autoincrement=False),
+    Column("kind", Integer, primary_key=True, autoincrement=False),
+    Column("metric", Integer, primary_key=True, autoincrement=False),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("unit", Text, primary_key=True),
+    Column("challenger", Boolean, nullable=False),
+    Column("weight_bps", Integer, nullable=False),
+    Column("bad", Integer, nullable=False),
+    Column("score_bin", Integer, nullable=False),
+)
+"""What counts once: an entity's first bad event by a metric in the rollout, and its first scored row in a step.
+
+The first one over all gateways is kept. Judgements keep what they counted in the audit trail, so these rows need none.
+"""
+
+evidence_heads: Final = Table(
+    "evidence_heads",
+    METADATA,
+    Column("rollout_id", BigInteger, ForeignKey("rollouts.rollout_id"), primary_key=True, autoincrement=False),
+    Column("gateway_id", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("rows_lost", BigInteger, nullable=False),
+    Column("rows_lost_before", BigInteger, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("shadow_json", Text, nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+)
+"""How much of each gateway's count is kept. `rows_lost_before` were lost before the step that `step` names."""

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     # Outcomes
     OUTCOMES_NOT_KEPT = "OUTCOMES_NOT_KEPT"
     TRIAL_REFUSED = "TRIAL_REFUSED"
+    ROLLOUT_REFUSED = "ROLLOUT_REFUSED"
+    OUTPUT_REJECTED = "OUTPUT_REJECTED"
 
 
 class Entry(NamedTuple):
@@ -235,6 +237,14 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.TRIAL_REFUSED: Entry(
             Code.FAILED_PRECONDITION,
             "A version that nobody approved may answer only where the control plane was started for trial (`interlock up MODEL.onnx`, control.allow_unapproved), for a model without a champion. Everywhere else it is approved and promoted.",
+        ),
+        Reason.ROLLOUT_REFUSED: Entry(
+            Code.FAILED_PRECONDITION,
+            "The rollout cannot start, or there is none to act on: another one of the model runs, the model has no champion to compare with, or the two versions do not answer the same calls. The message says which, and what to do.",
+        ),
+        Reason.OUTPUT_REJECTED: Entry(
+            Code.INTERNAL,
+            "The version ran, but what it gave is not what its document describes, so that no score can be read from it. It is the version's fault; the other rows of the call are not affected.",
         ),
         Reason.TRANSITION_REFUSED: Entry(
             Code.FAILED_PRECONDITION,

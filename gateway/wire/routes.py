@@ -62,6 +62,10 @@ class Guard(NamedTuple):
     """The gateway's own share of the risk of a false rollback."""
     rho: float
     """The ratio of bad events, challenger over control, that is tolerated."""
+    two_sided: bool
+    """Whether a rate that falls is as bad as one that rises."""
+    sample_bps: int
+    """The share of the units, chosen by their hash, that count."""
 
 
 class Shadow(NamedTuple):
@@ -133,7 +137,9 @@ def _canary(model: str, canary: pb.Canary, views: Mapping[str, FeatureView]) -> 
         step=canary.step,
         salt=canary.salt,
         per_request=canary.per_request,
-        guards={guard.metric: Guard(guard.alpha, guard.rho) for guard in canary.guards},
+        guards={
+            guard.metric: Guard(guard.alpha, guard.rho, guard.two_sided, guard.sample_bps) for guard in canary.guards
+        },
         judges=frozenset(canary.judges),
         score_edges=tuple(canary.score_edges),
     )

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -26,6 +26,7 @@ from control.security import Role
 from control.server import ControlPlane, exclusive
 from control.store.store import Store
 from control.store.tables import artifacts, feature_batches, feature_views, models, versions
+from control.v1 import rollout_pb2
 from control.v1.data_plane_pb2_grpc import DataPlaneServiceStub
 from control.v1.features_pb2_grpc import FeaturesServiceStub
 from control.v1.governance_pb2_grpc import GovernanceServiceStub
@@ -257,3 +258,22 @@ def add_version(store: Store, model: str, submitter: str = "ana", views: Iterabl
             )
         )
     return version
+
+
+QUICK: Final = "shadow: null\nholdback: null\n"
+"""A policy that leaves a rollout with nothing to do before or after its canary."""
+
+
+def make_champion(mover: Client, approver: Client, model: str, version: int, wait_ms: int = 0) -> int:
+    """Makes an approved version the champion, and returns the revision.
+
+    A first version is promoted; any other one by a rollout that the approver ends against its evidence.
+    """
+    status = mover.call(mover.rollout.GetStatus, rollout_pb2.GetStatusRequest(model=model)).models[0]
+    if not status.champion_version:
+        first = rollout_pb2.PromoteVersionRequest(idempotency_key=key(), model=model, version=version, wait_ms=wait_ms)
+        return int(mover.call(mover.rollout.PromoteVersion, first).revision)
+    start = rollout_pb2.StartRolloutRequest(idempotency_key=key(), model=model, version=version, policy_yaml=QUICK)
+    mover.call(mover.rollout.StartRollout, start)
+    end = rollout_pb2.PromoteRolloutRequest(idempotency_key=key(), model=model, reason="a test", wait_ms=wait_ms)
+    return int(approver.call(approver.rollout.PromoteRollout, end).revision)

@@ -12,8 +12,8 @@ from control.security import Role
 from control.server import ControlPlane
 from control.store.tables import versions
 from control.v1 import governance_pb2, rollout_pb2
-from tests.control.planes import Client, add_view, client_for, key, running, view_named
-from tests.control.test_rollout import approved, gateway, promotion, status
+from tests.control.planes import Client, add_view, client_for, key, make_champion, running, view_named
+from tests.control.test_rollout import approved, gateway, status
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def promoted(plane: ControlPlane, mia: Client, ben: Client, model: str, count: i
     """Versions that were promoted one after the other."""
     found = [approved(plane, ben, model) for _ in range(count)]
     for version in found:
-        mia.call(mia.rollout.PromoteVersion, promotion(model, version))
+        make_champion(mia, ben, model, version)
     return found
 
 
@@ -71,13 +71,12 @@ def test_the_last_three_former_champions_stay_in_the_table_with_their_views(
     plane: ControlPlane, mia: Client, ben: Client
 ) -> None:
     """The last one first; a view that only a former champion pins is there too."""
-    view = view_named("calls")
+    view, base = view_named("calls"), view_named("base")
     add_view(plane.store, view)
-    found = promoted(plane, mia, ben, "kept", 2)
-    found.append(approved(plane, ben, "kept", (view,)))
-    found += [approved(plane, ben, "kept"), approved(plane, ben, "kept")]
-    for version in found[2:]:
-        mia.call(mia.rollout.PromoteVersion, promotion("kept", version))
+    add_view(plane.store, base)
+    for number in range(1, 6):
+        version = approved(plane, ben, "kept", (view,) if number == 3 else (base,))
+        make_champion(mia, ben, "kept", version)
     with gateway(plane, "g1") as one:
         route = next(route for route in one.tables[-1].models if route.model == "kept")
         assert [served.version for served in route.kept] == [4, 3, 2]
@@ -112,7 +111,8 @@ def test_a_rolled_back_version_is_promoted_again_only_after_a_new_approval(
     """The former approval counts no more, and the same approver may give the new one."""
     _, second = promoted(plane, mia, ben, "again", 2)
     mia.call(mia.rollout.RollBack, rollback("again"))
-    assert mia.refused(mia.rollout.PromoteVersion, promotion("again", second)).reason == "APPROVAL_MISSING"
+    retry = rollout_pb2.StartRolloutRequest(idempotency_key=key(), model="again", version=second)
+    assert mia.refused(mia.rollout.StartRollout, retry).reason == "APPROVAL_MISSING"
     forged = update(versions).where(versions.c.model == "again", versions.c.version == second).values(stage="champion")
     with plane.store.read() as connection, pytest.raises(IntegrityError, match="rolled back since"):
         connection.execute(forged)
@@ -120,7 +120,7 @@ def test_a_rolled_back_version_is_promoted_again_only_after_a_new_approval(
     assert (waiting[0].version, waiting[0].state) == (second, "void")
     request = governance_pb2.ApproveVersionRequest(idempotency_key=key(), model="again", version=second)
     ben.call(ben.governance.ApproveVersion, request)
-    assert mia.call(mia.rollout.PromoteVersion, promotion("again", second)).revision
+    assert make_champion(mia, ben, "again", second)
     assert list(status(mia, "again").kept_versions) == [1]
 
 

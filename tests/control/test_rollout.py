@@ -30,6 +30,7 @@ from tests.control.planes import (
     add_view,
     client_for,
     key,
+    make_champion,
     no_room,
     refusal,
     running,
@@ -159,8 +160,10 @@ def test_a_gateway_that_does_not_confirm_in_time_is_pending(plane: ControlPlane,
         assert (list(answer.confirmed), list(answer.pending)) == (["g1"], ["g2"])
         found = status(mia, "slow")
         assert found.champion_version == version
-        words = f"gateway g2 is at revision 0, slow/{version} answers from {answer.revision}"
-        assert f"GATEWAY_BEHIND: {words}" in found.problems
+        assert (
+            f"GATEWAY_BEHIND: gateway g2 is at revision 0, slow/{version} answers from {answer.revision}"
+            in found.problems
+        )
 
 
 def test_two_versions_are_promoted_back_and_forth(plane: ControlPlane, mia: Client, ben: Client) -> None:
@@ -168,12 +171,21 @@ def test_two_versions_are_promoted_back_and_forth(plane: ControlPlane, mia: Clie
     first, second, third = (approved(plane, ben, "swing") for _ in range(3))
     revisions = []
     for version, standby in ((first, 0), (second, first), (first, second), (second, first), (third, second)):
-        revisions.append(mia.call(mia.rollout.PromoteVersion, promotion("swing", version)).revision)
+        revisions.append(make_champion(mia, ben, "swing", version))
         found = status(mia, "swing")
         assert (found.champion_version, found.standby_version) == (version, standby)
-        assert (found.promoted_by, list(found.approved_by)) == ("mia", ["ben"])
+        assert (found.promoted_by, list(found.approved_by)) == ("ben" if standby else "mia", ["ben"])
     assert revisions == sorted(set(revisions))
-    assert mia.call(mia.rollout.PromoteVersion, promotion("swing", first)).revision > revisions[-1]
+    assert make_champion(mia, ben, "swing", first) > revisions[-1]
+
+
+def test_only_the_first_version_is_promoted_directly(plane: ControlPlane, mia: Client, ben: Client) -> None:
+    """The refusal names the command that tries the next one."""
+    first, second = approved(plane, ben, "direct"), approved(plane, ben, "direct")
+    make_champion(mia, ben, "direct", first)
+    refused = mia.refused(mia.rollout.PromoteVersion, promotion("direct", second))
+    assert refused.reason == "TRANSITION_REFUSED"
+    assert f"interlock rollout start direct {second}" in refused.message
 
 
 @pytest.mark.parametrize("approve", [True, False])
@@ -196,7 +208,7 @@ def test_promoting_the_champion_again_is_refused(plane: ControlPlane, mia: Clien
     mia.call(mia.rollout.PromoteVersion, promotion("again", version))
     refused = mia.refused(mia.rollout.PromoteVersion, promotion("again", version))
     assert refused.reason == "TRANSITION_REFUSED"
-    assert f"again/{version} is champion" in refused.message
+    assert f"again/{version} answers already" in refused.message
 
 
 def test_repeating_a_promotion_is_the_same_promotion(plane: ControlPlane, mia: Client, ben: Client) -> None:
@@ -204,7 +216,7 @@ def test_repeating_a_promotion_is_the_same_promotion(plane: ControlPlane, mia: C
     first, second = approved(plane, ben, "repeat"), approved(plane, ben, "repeat")
     request = promotion("repeat", first)
     revision = mia.call(mia.rollout.PromoteVersion, request).revision
-    mia.call(mia.rollout.PromoteVersion, promotion("repeat", second))
+    make_champion(mia, ben, "repeat", second)
     request.wait_ms = 10
     assert mia.call(mia.rollout.PromoteVersion, request).revision == revision
     assert status(mia, "repeat").champion_version == second
@@ -235,7 +247,7 @@ def test_the_champion_is_never_retired_and_others_are_for_good(plane: ControlPla
     """Repeating a retirement is the same retirement."""
     first, second = approved(plane, ben, "old"), approved(plane, ben, "old")
     for version in (first, second):
-        mia.call(mia.rollout.PromoteVersion, promotion("old", version))
+        make_champion(mia, ben, "old", version)
     request = rollout_pb2.RetireVersionRequest(idempotency_key=key(), model="old", version=second, reason="done")
     refused = mia.refused(mia.rollout.RetireVersion, request)
     assert refused.reason == "TRANSITION_REFUSED"
@@ -244,7 +256,8 @@ def test_the_champion_is_never_retired_and_others_are_for_good(plane: ControlPla
     sequence = mia.call(mia.rollout.RetireVersion, request).sequence
     assert mia.call(mia.rollout.RetireVersion, request).sequence == sequence
     assert status(mia, "old").standby_version == 0
-    refused = mia.refused(mia.rollout.PromoteVersion, promotion("old", first))
+    again = rollout_pb2.StartRolloutRequest(idempotency_key=key(), model="old", version=first)
+    refused = mia.refused(mia.rollout.StartRollout, again)
     assert refused.reason == "TRANSITION_REFUSED"
     assert "nothing follows that stage" in refused.message
 

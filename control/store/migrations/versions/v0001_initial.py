@@ -46,7 +46,7 @@ TRIGGERS = (
     """,
     """
     CREATE TRIGGER rolled_back_needs_new_approval BEFORE UPDATE OF stage ON versions
-    WHEN OLD.stage = 'rolled_back' AND NEW.stage <> 'retired' AND NOT (
+    WHEN OLD.stage IN ('rolled_back', 'quarantined') AND NEW.stage <> 'retired' AND NOT (
         NEW.stage = 'approved' AND EXISTS (
             SELECT 1 FROM approvals
             WHERE model = NEW.model AND version = NEW.version AND digest = NEW.digest AND decision = 'approved'
@@ -54,6 +54,17 @@ TRIGGERS = (
         )
     )
     BEGIN SELECT RAISE(ABORT, 'rolled back since its approval'); END
+    """,
+    """
+    CREATE TRIGGER rollouts_keep_promises BEFORE UPDATE OF
+        rollout_id, model, kind, challenger, challenger_digest, control, control_digest, policy_json, salt, started_by,
+        started_ns
+    ON rollouts
+    BEGIN SELECT RAISE(ABORT, 'what a rollout promised is never changed'); END
+    """,
+    """
+    CREATE TRIGGER ended_rollouts_stay_ended BEFORE UPDATE ON rollouts WHEN OLD.outcome <> ''
+    BEGIN SELECT RAISE(ABORT, 'a rollout that ended does not go on'); END
     """,
 )
 
@@ -280,5 +291,72 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sequence"),
     )
     op.create_index("feature_batches_by_view", "feature_batches", ["view_hash", "sequence"], unique=False)
+    op.create_table(
+        "rollouts",
+        sa.Column("rollout_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("challenger", sa.BigInteger(), nullable=False),
+        sa.Column("challenger_digest", sa.Text(), nullable=False),
+        sa.Column("control", sa.BigInteger(), nullable=False),
+        sa.Column("control_digest", sa.Text(), nullable=False),
+        sa.Column("policy_json", sa.Text(), nullable=False),
+        sa.Column("salt", sa.Text(), nullable=False),
+        sa.Column("started_by", sa.Text(), nullable=False),
+        sa.Column("started_ns", sa.BigInteger(), nullable=False),
+        sa.Column("phase", sa.Text(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("weight_bps", sa.BigInteger(), nullable=False),
+        sa.Column("phase_since_ns", sa.BigInteger(), nullable=False),
+        sa.Column("step_since_ns", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("judges_json", sa.Text(), nullable=False),
+        sa.Column("score_edges_json", sa.Text(), nullable=False),
+        sa.Column("paused_ns", sa.BigInteger(), nullable=False),
+        sa.Column("without_evidence", sa.Boolean(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.CheckConstraint("challenger <> control", name="two_versions"),
+        sa.ForeignKeyConstraint(["model"], ["models.name"]),
+        sa.ForeignKeyConstraint(["model", "challenger"], ["versions.model", "versions.version"]),
+        sa.ForeignKeyConstraint(["model", "control"], ["versions.model", "versions.version"]),
+        sa.ForeignKeyConstraint(["rollout_id"], ["audit.sequence"]),
+        sa.ForeignKeyConstraint(["sequence"], ["audit.sequence"]),
+        sa.PrimaryKeyConstraint("rollout_id"),
+    )
+    op.create_index(
+        "one_rollout", "rollouts", ["model"], unique=True, sqlite_where=sa.text("kind = 'rollout' AND outcome = ''")
+    )
+    op.create_index(
+        "one_shadow", "rollouts", ["model", "challenger"], unique=True, sqlite_where=sa.text("outcome = ''")
+    )
+    op.create_table(
+        "evidence_units",
+        sa.Column("rollout_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("metric", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("step", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("unit", sa.Text(), nullable=False),
+        sa.Column("challenger", sa.Boolean(), nullable=False),
+        sa.Column("weight_bps", sa.Integer(), nullable=False),
+        sa.Column("bad", sa.Integer(), nullable=False),
+        sa.Column("score_bin", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollouts.rollout_id"]),
+        sa.PrimaryKeyConstraint("rollout_id", "kind", "metric", "step", "unit"),
+    )
+    op.create_table(
+        "evidence_heads",
+        sa.Column("rollout_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("gateway_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("rows_lost", sa.BigInteger(), nullable=False),
+        sa.Column("rows_lost_before", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("shadow_json", sa.Text(), nullable=False),
+        sa.Column("received_ns", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollouts.rollout_id"]),
+        sa.PrimaryKeyConstraint("rollout_id", "gateway_id"),
+    )
     for trigger in TRIGGERS:
         op.execute(trigger)

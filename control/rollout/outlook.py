@@ -1,0 +1,42 @@
+"""A forecast in words, for who starts a rollout. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from control.rollout.forecast import Traffic, forecast
+from control.rollout.policy import Policy
+
+UNKNOWN = "No traffic of this model was seen lately, so nothing can be said about how long the policy will take."
+
+
+def lines(policy: Policy, traffic: Traffic | None) -> tuple[list[str], list[str]]:
+    """What to expect, and what is doubtful about it: a sentence each."""
+    if traffic is None or traffic.requests_per_s <= 0:
+        return [], [UNKNOWN]
+    found = forecast(policy, traffic)
+    said = [
+        f"At {traffic.requests_per_s:,.3g} rows/s from about {traffic.entities_per_hour:,.0f} entities an hour:",
+        *(
+            f"the step at {step.weight_bps / 100:g} % takes {duration(step.seconds)} ({step.waits_for})"
+            for step in found.steps
+        ),
+        *(
+            f"{catch.times_as_bad:g} times as many bad events in {catch.metric} are caught after "
+            f"{duration(catch.seconds)}"
+            for catch in found.catches
+        ),
+    ]
+    if math.isfinite(found.seconds):
+        said.append(f"so a sound version is promoted after about {duration(found.seconds)} of canary")
+    return said, list(found.warnings)
+
+
+def duration(seconds: float) -> str:
+    """A time that a person can take in."""
+    if math.isinf(seconds):
+        return "for ever"
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
