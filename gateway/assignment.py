@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from gateway.conform import MAX_ROWS, Columns, conform, listed
@@ -13,6 +14,7 @@ from gateway.contract.routing import WHOLE_BPS, is_challenger
 from gateway.request import Arm, Request
 from gateway.run import Canary, Part, Role, Route, Run
 from gateway.servable import Servable
+from gateway.wire.routes import ServedVersion
 
 CHAMPION: Final = "champion"
 CANARY: Final = "canary"
@@ -21,6 +23,13 @@ CALLERS: Final = frozenset(
     {Reason.ENTITY_MISMATCH, Reason.INPUT_MISMATCH, Reason.INPUT_NOT_FINITE, Reason.DEADLINE_EXPIRED}
 )
 """Reasons that say nothing about the version: any other would have failed as well."""
+
+
+class Stopped(NamedTuple):
+    """A model that is stopped: the version that would answer, for what its document declares instead."""
+
+    served: ServedVersion
+    revision: int
 
 
 class Snapshot(NamedTuple):
@@ -34,6 +43,8 @@ class Snapshot(NamedTuple):
     """Models that the route table names and that nobody answers for yet."""
     known: bool
     """Whether there was a route table at all."""
+    stopped: Mapping[str, Stopped] = MappingProxyType({})
+    """Models that nobody answers for, whoever is routed."""
 
 
 NOTHING: Final = Snapshot(0, {}, frozenset(), known=False)

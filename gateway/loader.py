@@ -12,23 +12,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from gateway.assignment import Snapshot
 from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.contract.errors import Fault
+from gateway.derivation import Trying, derive_snapshot, follows_withdrawals, to_load
 from gateway.features.store import OnlineStore
 from gateway.pipeline import Pipeline
-from gateway.request import Mark
-from gateway.run import Attempts, Canary, Route
+from gateway.run import Attempts
 from gateway.servable import Servable, StoredView, load, stored_views
 from gateway.stepback import Withdrawal, effective
 from gateway.telemetry import log
-from gateway.wire import routes
 from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
 from gateway.withdrawals import Withdrawals
 
@@ -140,7 +138,7 @@ class Loader:
         if self._sent is None:
             return
         self.table = table = effective(self._sent, self._withdrawn)
-        wanted = {served.digest for served in _to_load(table)}
+        wanted = {served.digest for served in to_load(table)}
         self._failures = {digest: failure for digest, failure in self._failures.items() if digest in wanted}
         self._attempts = {
             canary.rollout_id: self._attempts.get(canary.rollout_id) or Attempts() for canary in table.canaries.values()
@@ -180,12 +178,10 @@ class Loader:
         snapshot = derive_snapshot(self.table, self._loaded, self.pipeline.snapshot, applied, trying)
         if snapshot != self.pipeline.snapshot:
             self.pipeline.snapshot = snapshot
-            wanted = {served.digest for served in _to_load(self.table)}
+            wanted = {served.digest for served in to_load(self.table)}
             wanted |= {route.servable.served.digest for route in snapshot.routes.values()}
             self._loaded = {digest: servable for digest, servable in self._loaded.items() if digest in wanted}
-        if all(
-            _follows(snapshot, served) for model, served in self.table.champions.items() if _is_apart(self.table, model)
-        ):
+        if follows_withdrawals(snapshot, self.table):
             self.withdrawal = max([self.withdrawal, *(one.number for one in self._withdrawn)])
         failed = {served.model for served in self.table.champions.values() if served.digest in self._failures}
         self.ready = self.ready or snapshot.loading <= failed
@@ -196,7 +192,7 @@ class Loader:
 
     def _next_to_load(self, table: RouteTable) -> ServedVersion | None:
         now_ns = time.monotonic_ns()
-        for served in _to_load(table):
+        for served in to_load(table):
             failure = self._failures.get(served.digest)
             if served.digest not in self._loaded and (failure is None or failure.retry_ns <= now_ns):
                 return served
@@ -231,98 +227,3 @@ def load_in_turn(turn: Path, served: ServedVersion, artifacts: Path) -> Servable
     with turn.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         return load(served, artifacts)
-
-
-def _is_apart(table: RouteTable, model: str) -> bool:
-    """Whether this gateway answers for the model otherwise than the control plane says."""
-    return model in table.stepped_back and model not in table.stopped
-
-
-def _follows(snapshot: Snapshot, served: ServedVersion) -> bool:
-    route = snapshot.routes.get(served.model)
-    return route is not None and route.servable.served.digest == served.digest
-
-
-class Trying(NamedTuple):
-    """What a worker knows of the versions that it tries."""
-
-    attempts: Mapping[int, Attempts]
-    """By rollout."""
-    failed: frozenset[str]
-    """Digests of versions that cannot be loaded."""
-    mirrored: Mapping[str, tuple[StoredView, ...]]
-    """By model: the views that its shadows take."""
-    watched: bool
-    """Whether the observer is at work; nothing is tried unwatched."""
-
-
-def derive_snapshot(
-    table: RouteTable, loaded: Mapping[str, Servable], current: Snapshot, feature_sequence: int, trying: Trying
-) -> Snapshot:
-    """What to serve by a table: its versions where they are loaded and their features are there, else as before.
-
-    A model that does not follow the table yet keeps the revision by which its version did answer.
-    """
-    found: dict[str, Route] = {}
-    behind = False
-    for model, served in table.champions.items():
-        if (servable := _routable(served, loaded, feature_sequence)) is not None:
-            canary = _canary(table.canaries.get(model), loaded, feature_sequence, trying)
-            behind |= canary is None and _awaits(table.canaries.get(model), trying)
-            mirrored = trying.mirrored.get(model, ())
-            found[model] = Route(servable, table.revision, _marks(table, served), canary, mirrored)
-        elif model in current.routes:
-            found[model] = current.routes[model]
-            behind = True
-        else:
-            behind = True
-    loading = frozenset(table.champions) - frozenset(found)
-    return Snapshot(current.revision if behind else table.revision, found, loading, known=True)
-
-
-def _to_load(table: RouteTable) -> list[ServedVersion]:
-    """Every version that answers somebody by a table; champions come first."""
-    canaries = table.canaries.values()
-    return [*table.champions.values(), *(served for one in canaries for served in (one.control, one.challenger))]
-
-
-def _routable(served: ServedVersion, loaded: Mapping[str, Servable], feature_sequence: int) -> Servable | None:
-    return loaded.get(served.digest) if served.feature_sequence <= feature_sequence else None
-
-
-def _canary(
-    offered: routes.Canary | None, loaded: Mapping[str, Servable], feature_sequence: int, trying: Trying
-) -> Canary | None:
-    if offered is None or not trying.watched or trying.attempts[offered.rollout_id].give_up:
-        return None
-    challenger = _routable(offered.challenger, loaded, feature_sequence)
-    control = _routable(offered.control, loaded, feature_sequence)
-    if challenger is None or control is None:
-        return None
-    return Canary(
-        offered.rollout_id,
-        offered.step,
-        challenger,
-        control,
-        offered.weight_bps,
-        offered.salt,
-        offered.per_request,
-        trying.attempts[offered.rollout_id],
-    )
-
-
-def _awaits(offered: routes.Canary | None, trying: Trying) -> bool:
-    """Whether a canary is not tried only because it is not loaded yet."""
-    return (
-        offered is not None
-        and trying.watched
-        and not trying.attempts[offered.rollout_id].give_up
-        and offered.challenger.digest not in trying.failed
-    )
-
-
-def _marks(table: RouteTable, served: ServedVersion) -> int:
-    """What every reply of the version says of it."""
-    return (Mark.UNAPPROVED if served.unapproved else 0) | (
-        Mark.STEPPED_BACK if served.model in table.stepped_back else 0
-    )

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from gateway.assignment import NOTHING, assign, count_attempts, stand_ins
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import Array, Results
+from gateway.fallback import fall_back, set_aside
 from gateway.features.store import OnlineStore
 from gateway.journal import STAGES, JournalWriter
 from gateway.record import Pieces, answer, block, refusals
@@ -70,7 +71,8 @@ class Pipeline:
         laps = [time.perf_counter_ns()]
         requests = self._decode(calls, refused)
         laps.append(time.perf_counter_ns())
-        self.runs = runs = assign(self.snapshot, requests, refused)
+        routed, declared = set_aside(self.snapshot, requests, refused)
+        self.runs = runs = assign(self.snapshot, routed, refused)
         laps.append(time.perf_counter_ns())
         gathered = self._gather(runs)
         laps.append(time.perf_counter_ns())
@@ -79,7 +81,8 @@ class Pipeline:
             self._stand_in(runs, gathered, inferred, refused)
         laps.append(time.perf_counter_ns())
         traces = {index: call.trace for index, call in enumerate(calls) if call.trace}
-        slices = self._record(gathered, inferred, refused, laps, traces)
+        slices = fall_back(declared, self.journal, time.time_ns(), (0,) * len(STAGES)) if declared else {}
+        slices |= self._record(gathered, inferred, refused, laps, traces)
         laps.append(time.perf_counter_ns())
         replies = [
             METHODS[call.method].refuse(request, refused[index]) if index in refused else _encode(call, slices[index])

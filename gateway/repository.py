@@ -84,6 +84,8 @@ class Repository:
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._chosen(request)
+            if request.name in self._served.snapshot.stopped:
+                return pb.ModelReadyResponse(ready=False)
         except Fault as fault:
             if fault.reason is not Reason.NOT_READY:
                 raise

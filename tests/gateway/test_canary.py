@@ -12,11 +12,11 @@ import pytest
 from control.v1 import data_plane_pb2 as wire
 from gateway.assignment import Snapshot
 from gateway.contract.routing import is_challenger
+from gateway.derivation import Trying, derive_snapshot
 from gateway.features.store import OnlineStore
 from gateway.features.writer import OnlineWriter
 from gateway.journal import TRIAL_FOLLOWS, TRIAL_REPEATED, TRIAL_STANDS_IN, Block, JournalWriter
 from gateway.journal_reader import JournalReader
-from gateway.loader import Trying, derive_snapshot
 from gateway.pipeline import Pipeline
 from gateway.request import Arm
 from gateway.run import Attempts

@@ -66,7 +66,13 @@ def test_the_page_says_what_the_boards_say(config: Config, server: MetricsServer
     children = [{"role": "worker-0", "restarts": 2}]
     Board(config.run_path / "supervisor.board").write({"children": children})
     Board(config.run_path / "materializer.board").write({"sequence": 41})
-    observer = {"heartbeat_ns": now_ns, "connected": True, "revision": 10, "problems": ["one", "CRASH_LOOP: worker-0 ended"], "lost": 8}
+    observer = {
+        "heartbeat_ns": now_ns,
+        "connected": True,
+        "revision": 10,
+        "problems": ["one", "CRASH_LOOP: worker-0 ended"],
+        "lost": 8,
+    }
     Board(config.run_path / "observer.board").write(observer)
     found = page(server)
     assert value(found, "interlock_worker_up", worker="0") == 1
