@@ -211,7 +211,7 @@ def _check_type(part: Part) -> None:
         raise Refused(
             Check.SIGNATURE,
             f"{part.where} is a {kind.removesuffix('_type')}, not a tensor; for scikit-learn convert with "
-            "options={id(model): {'zipmap': False}}",
+            "options={id(model): {'zipmap': False}}, and a forest of several targets as a model for each target",
         )
 
 
