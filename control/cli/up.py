@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -34,7 +34,7 @@ START_S: Final = 60.0
 CALLS: Final = {
     "From a shell:": "shell",
     "In Python, by our stubs:": "python",
-    "In Python, by tritonclient:": "tritonclient",
+    "In Python, by tritonclient (its [grpc] extra needs an environment of its own):": "tritonclient",
     "By reflection:": "grpcurl",
 }
 """What stands above each call, and its key."""
@@ -199,7 +199,7 @@ def _announce(session: Session, found: Up) -> None:
         document, text("Interlock is up. Ctrl-C stops it.", "bold green"), facts(rows), *_shown(found, calls)
     )
     if people:
-        session.out.note(_four_eyes(people, trial, session.same_flags))
+        session.out.note(_what_next(session, people, trial))
     if trial is None:
         with suppress(CallFailed):  # a hint is worth no failure, as where INTERLOCK_TOKEN is of another installation
             suggest(session, "Next, in another shell")
@@ -219,23 +219,28 @@ def _shown(found: Up, calls: Mapping[str, str]) -> Iterator[RenderableType]:
         yield calls[key].rstrip()
 
 
-def _four_eyes(people: People, trial: OnTrial | None, flags: str) -> str:
-    """How one person can try that two are needed."""
+def _what_next(session: Session, people: People, trial: OnTrial | None) -> str:
+    """How one person can try that two are needed, and how a trial goes on."""
+    flags = session.same_flags
     version = f"{trial.model}/{trial.version}" if trial else "MODEL/1"
-    lines = [
+    decide = [
         f"interlock approval approve {version} --token-file {people.approver}{flags}",
         f"interlock model promote {version} --token-file {people.approver}{flags}",
     ]
     if trial is None:
-        head = "To try four eyes alone: the submitter registers a version, and only the approver can decide on it:"
         files = "model.yaml --onnx MODEL.onnx --golden GOLDEN.csv"
-        lines.insert(0, f"interlock model register {files} --token-file {people.submitter}{flags}")
-    else:
-        head = (
-            f"To have it approved as in production: complete {trial.model}'s document, or, to see how it goes, "
-            "as it is:"
-        )
-    return "\n".join(["", head, *(f"  {line}" for line in lines)])
+        head = "To try four eyes alone: the submitter registers a version, and only the approver can decide on it:"
+        return _listed(head, [f"interlock model register {files} --token-file {people.submitter}{flags}", *decide])
+    again = "After a change of the file: Ctrl-C and the same command."
+    if trial.approved:
+        return f"\n{again}"
+    drafted = session.data / "trial" / trial.model / "model.yaml"
+    head = f"{again} Its drafted document is {drafted}. To see how an approval goes, with the other person's token:"
+    return _listed(head, decide)
+
+
+def _listed(head: str, commands: Sequence[str]) -> str:
+    return "\n".join(["", head, *(f"  {line}" for line in commands)])
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from control.notebook.sample import Sample, slug
+from control.notebook.sample import Sample, is_missing, slug
 
 REQUIRED: Final = ("purpose", "owner")
 
@@ -29,6 +29,8 @@ def document_text(onnx: Path, sample: Sample | None, name: str, document: str | 
     drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
     if sample is not None and sample.named and "inputs" not in given:
         drafted["inputs"] = _renamed(drafted["inputs"], sample)
+    if sample is not None and any(is_missing(value) for values in sample.columns.values() for value in values):
+        drafted["nan"] = "allow"  # what the model was made with, it will be asked with
     return yaml.safe_dump({**drafted, **given}, sort_keys=False, allow_unicode=True)
 
 

@@ -64,10 +64,17 @@ def match(document: ModelDocument, sample: Sample) -> list[str | None]:
         if name is None and (isinstance(item, StoredInput) or item.default is None)
     ]
     if absent:
-        raise ValueError(
-            f"the sample has no column for {_listed(absent)} of {document.name}; it has {_listed(list(sample.columns))}"
-        )
+        raise no_column(absent, document.name, sample, len(document.inputs))
     return found
+
+
+def no_column(absent: Sequence[str], model: str, sample: Sample, wanted: int) -> ValueError:
+    """What to say where the sample lacks inputs of a model that takes so many in all."""
+    by_order = "; to give them by their order, give rows without names: sample.to_numpy()"
+    return ValueError(
+        f"the sample has no column for {_listed(absent)} of {model}; it has {_listed(list(sample.columns))}"
+        + (by_order if len(sample.columns) == wanted else "")
+    )
 
 
 def cells(document: ModelDocument, sample: Sample, stored: Mapping[str, Dtype]) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control.notebook.sample import Sample, is_missing, slug
+from control.notebook.sample import Sample, is_missing, no_column, slug
 from control.notebook.table import Table
 from control.services import Gateway
 from gateway.contract.document import ModelDocument, RequestInput
@@ -118,9 +118,7 @@ def _given(
         yield from zip(wanted, sample.columns.values(), strict=True)
         return
     if absent := [item.request for item in wanted if item.request not in by_name and item.default is None]:
-        raise ValueError(
-            f"the rows have no column for {', '.join(absent)} of {document.name}; they have {', '.join(sample.columns)}"
-        )
+        raise no_column(absent, document.name, sample, len(wanted))
     yield from ((item, sample.columns[by_name[item.request]]) for item in wanted if item.request in by_name)
 
 

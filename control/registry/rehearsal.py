@@ -148,6 +148,7 @@ def trial_document(onnx: Path, name: str, person: str) -> str:
     drafted: dict[str, Any] = yaml.safe_load(draft(onnx, name))
     drafted["purpose"] = f"On trial: drafted from {onnx.name}, and described by nobody yet."
     drafted["owner"] = {"person": person}
+    drafted["nan"] = "allow"  # trees take missing values, and a score that is not finite is refused anyway
     return yaml.safe_dump(drafted, sort_keys=False, allow_unicode=True)
 
 
