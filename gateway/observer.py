@@ -14,12 +14,14 @@ from typing import Any, Final
 from gateway.board import BEAT, Board, Boards
 from gateway.config import Config
 from gateway.contract.errors import Reason
+from gateway.evidence.collect import Collector
 from gateway.failures import Failed, Failures
 from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
 from gateway.telemetry import log, log_rationed, settle
 from gateway.totals import Totals
 from gateway.uplink import Pinned, RouteFollower
+from gateway.wire.routes import parse_routes
 
 FORMAT: Final = 1
 PAUSE_S: Final = 0.02
@@ -45,7 +47,10 @@ class Observer:
         self._state = config.data / "observer.state"
         self._board = Board(config.run_path / "observer.board", BOARD_BYTES)
         self._beat = Board(config.run_path / BEAT, BEAT_BYTES)
-        self._routes = RouteFollower(config, (config.data / "gateway.id").read_text().strip(), self._pinned)
+        gateway_id = (config.data / "gateway.id").read_text().strip()
+        self._routes = RouteFollower(config, gateway_id, self._pinned)
+        self._collector = Collector(config, gateway_id)
+        self._reports = bool(config.control)
         saved = recall(self._state)
         self._totals = Totals(saved.get("totals"))
         self._reader = JournalReader(config.journal_path, saved.get("positions"))
@@ -64,6 +69,9 @@ class Observer:
                 tasks.create_task(self._say())
                 tasks.create_task(self._log())
                 tasks.create_task(self._routes.follow())
+                tasks.create_task(self._collect())
+                if self._reports:
+                    tasks.create_task(self._collector.report())
         finally:
             while self._add_up():
                 pass
@@ -88,12 +96,24 @@ class Observer:
         self._totals.lost = self._lost_before + self._reader.lost
         return len(blocks) >= AT_ONCE // 2
 
+    async def _collect(self) -> None:
+        """Counts evidence, and gives the sign of life without which nothing is tried: it says that somebody counts."""
+        followed = b""
+        while True:
+            table = self._routes.table
+            if table.raw != followed:
+                followed = table.raw
+                self._collector.follow(parse_routes(table.raw))
+            full = self._collector.count()
+            self._collector.guard()
+            self._beat.write({"heartbeat_ns": time.monotonic_ns()})
+            await asyncio.sleep(0 if full else PAUSE_S)
+
     async def _say(self) -> None:
         """Saves what was added up and says it; in this order, so that no figure on the board is ever taken back."""
         while True:
             if self._changed:
                 self._keep()
-            self._beat.write({"heartbeat_ns": time.monotonic_ns()})
             self._board.write(self._facts())
             await asyncio.sleep(BOARD_S)
 

@@ -18,6 +18,11 @@ class Kind(StrEnum):
     """What led to a withdrawal."""
 
     MANUAL = "manual"
+    """A person on this host."""
+    GUARD = "guard"
+    """The version failed in a way that needs no statistics."""
+    EVIDENCE = "evidence"
+    """This gateway's own evidence sufficed."""
 
 
 class Withdrawal(NamedTuple):

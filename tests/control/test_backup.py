@@ -17,7 +17,7 @@ from control.server import ControlPlane
 from control.store.backup import back_up, check, restore
 from control.v1 import governance_pb2
 from gateway.contract.errors import Fault
-from tests.control.planes import Client, add_view, client_for, running, view_named
+from tests.control.planes import Client, add_view, client_for, make_champion, running, view_named
 from tests.control.test_rollout import approved, gateway, promotion, status
 
 
@@ -76,7 +76,7 @@ def test_a_control_plane_whose_directory_is_deleted_comes_back_from_its_backup(
             served = watching.tables[-1].models[0].champion
             assert (data / "control" / "artifacts" / served.model_sha256).read_bytes() == b"the model"
         mia, ben = client_for(again, "mia", Role.ML_ENGINEER), client_for(again, "ben", Role.APPROVER)
-        assert mia.call(mia.rollout.PromoteVersion, promotion("churn", approved(again, ben, "churn"))).revision
+        assert make_champion(mia, ben, "churn", approved(again, ben, "churn"))
 
 
 def test_a_backup_made_while_others_write_is_whole(plane: ControlPlane, data: Path, tmp_path: Path) -> None:
