@@ -11,9 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from gateway.contract import distribution
 from gateway.contract.alone import central_alpha, slot_alpha
 from gateway.contract.ceiling import SHARES, SUPPOSED
-from gateway.contract.evidence import HARMFUL, SAFE, threshold
+from gateway.contract.evidence import HARMFUL, SAFE, Arms, threshold
 from tests.control.streams import (
     RUNS,
     Ints,
@@ -247,3 +248,98 @@ def test_a_challenger_that_always_fails_goes_within_eighty_requests_at_five_per_
         needed = int(np.argmax(log_e_path(np.ones(50, bool), np.full(50, weight), 1.0) >= LINE)) + 1
         requests = rng.negative_binomial(needed, weight / 10_000, 2_000) + needed
         assert np.median(requests) <= most
+
+
+def two_sided_path(seen: np.ndarray, bins: np.ndarray, w: float, at: np.ndarray) -> np.ndarray:
+    """The shift's log e-value after so many rows, from the contract itself."""
+    counts = [
+        [
+            {round(w * 10_000): Arms(int(seen[:end][bins[:end] == b].sum()), int((~seen[:end])[bins[:end] == b].sum()))}
+            for b in range(10)
+        ]
+        for end in at
+    ]
+    return np.array([distribution.shift(each) for each in counts])
+
+
+@pytest.mark.parametrize(("shift", "most"), [(0.0, 0), (0.3, 13_000), (1.0, 900)])
+def test_a_shift_of_scores_is_found_and_none_is_not(shift: float, most: int) -> None:
+    """At a weight of 5 %: by a third of a standard deviation, by a whole one, and two equal distributions."""
+    runs, edges = RUNS // 4, distribution.score_edges(np.random.default_rng(0).normal(size=20_000).tolist())
+    at = np.unique(np.geomspace(50, 20_000, 25).astype(int))
+    found = []
+    for run in range(runs):
+        rng = np.random.default_rng((13, run))
+        seen = rng.random(20_000) < 0.05
+        bins = np.searchsorted(edges, rng.normal(size=20_000) + shift * seen, side="right")
+        over = two_sided_path(seen, bins, 0.05, at) >= LINE
+        found.append(at[int(np.argmax(over))] if over.any() else np.inf)
+    if shift:
+        assert np.median(found) <= most
+    else:
+        assert consistent(Rate(int(np.isfinite(found).sum()), runs), ALPHA)
+
+
+def mirrored(rng: np.random.Generator, slower: float, pairs: int) -> list[np.ndarray]:
+    """Per threshold, the log e-value after each mirrored pair; durations share what the row costs."""
+    row = rng.normal(size=pairs) * 0.4
+    champion, challenger = (np.exp(row + rng.normal(size=pairs) * 0.45) for _ in range(2))
+    limits = distribution.latency_thresholds_ns(
+        (1e6 * np.exp(np.random.default_rng(0).normal(size=20_000) * 0.6)).astype(int).tolist(), 1.0, None
+    )
+    found = []
+    for limit in limits:
+        ours, theirs = 1e6 * challenger * slower > limit, 1e6 * champion > limit
+        c = np.array(HARMFUL)[:, None]
+        sums = np.cumsum(ours * np.log(c) + (ours * 1.0 + theirs) * np.log(2 / (c + 1)), axis=1)
+        top = sums.max(axis=0)
+        found.append(top + np.log(np.exp(sums - top).mean(axis=0)))
+    return found
+
+
+@pytest.mark.parametrize(("slower", "most"), [(1.0, 0), (1.3, 900), (3.0, 60)])
+def test_a_slower_version_is_found_in_the_mirror_and_an_equal_one_is_not(slower: float, most: int) -> None:
+    """The mean of four thresholds' evidence over pairs of the same rows, without slack."""
+    found = []
+    for run in range(RUNS):
+        logs = np.array(mirrored(np.random.default_rng((14, run)), slower, 5_000))
+        over = np.log(np.exp(np.minimum(logs, 600)).mean(axis=0)) >= LINE
+        found.append(int(np.argmax(over)) + 1 if over.any() else np.inf)
+    if slower > 1:
+        assert np.median(found) <= most
+    else:
+        assert consistent(Rate(int(np.isfinite(found).sum()), RUNS), ALPHA)
+
+
+@pytest.mark.parametrize(("wrong", "right", "most"), [(0.03, 0.03, 0), (0.04, 0.02, 2_200), (0.06, 0.02, 700)])
+def test_labelled_pairs_find_the_version_that_errs_more_often(wrong: float, right: float, most: int) -> None:
+    """Labelled rows until the shadow's mistakes are evidence."""
+    found, runs = [], RUNS if wrong > right else 4 * RUNS
+    for run in range(runs):
+        rng = np.random.default_rng((15, run))
+        ours, theirs = rng.random(10_000) < wrong, rng.random(10_000) < right
+        at = np.flatnonzero(ours != theirs)
+        path_ = log_e_path(ours[at], np.full(len(at), 5_000), 1.0)
+        over = path_ >= LINE
+        found.append(at[int(np.argmax(over))] if over.any() else np.inf)
+    if wrong > right:
+        assert np.median(found) <= most
+    else:
+        assert consistent(Rate(int(np.isfinite(found).sum()), runs), ALPHA)
+
+
+@pytest.mark.parametrize("actual", [500, 650, 350])
+def test_the_router_finds_shares_that_are_not_what_was_drawn(actual: int) -> None:
+    """5 % that are 5 % are no alarm however often one looks; 6.5 % or 3.5 % are found within 20,000 entities."""
+    alarms = 0
+    for run in range(RUNS):
+        challenger = np.random.default_rng((16, run)).integers(0, 10_000, 20_000) < actual
+        alarms += any(
+            distribution.sample_ratio({500: Arms(int(challenger[:end].sum()), int((~challenger[:end]).sum()))})
+            >= threshold(0.001)
+            for end in range(500, 20_001, 500)
+        )
+    if actual == 500:
+        assert consistent(Rate(alarms, RUNS), 0.001)
+    else:
+        assert alarms > 0.9 * RUNS
