@@ -171,6 +171,20 @@ class ControlPlane(Connection):
         )
         return self.call(self._rollout.RollBack, request, CHANGE_S + wait_s)
 
+    def stop(self, model: str, reason: str, wait_s: float = 0, key: str = "") -> rollout_pb2.StopModelResponse:
+        """Has nobody answer for a model, and waits up to `wait_s` for the gateways."""
+        request = rollout_pb2.StopModelRequest(
+            idempotency_key=key or new_key(), model=model, reason=reason, wait_ms=int(wait_s * 1000)
+        )
+        return self.call(self._rollout.StopModel, request, CHANGE_S + wait_s)
+
+    def start(self, model: str, reason: str, wait_s: float = 0, key: str = "") -> rollout_pb2.StartModelResponse:
+        """Has the champion of a stopped model answer again, and waits up to `wait_s` for the gateways."""
+        request = rollout_pb2.StartModelRequest(
+            idempotency_key=key or new_key(), model=model, reason=reason, wait_ms=int(wait_s * 1000)
+        )
+        return self.call(self._rollout.StartModel, request, CHANGE_S + wait_s)
+
     def retire(self, model: str, version: int, reason: str, key: str = "") -> int:
         """Takes a version out of use; returns the number of the audit entry that says so."""
         request = rollout_pb2.RetireVersionRequest(
@@ -257,6 +271,19 @@ class GatewayAdmin(Connection):
     def features(self, entity: str, key: str) -> admin_pb2.GetFeaturesResponse:
         """What its online store holds for one entity."""
         return self.call(self._admin.GetFeatures, admin_pb2.GetFeaturesRequest(entity=entity, key=key))
+
+    def step_back(
+        self, model: str, to_version: int, reason: str, actor: str, wait_s: float = 0
+    ) -> admin_pb2.StepBackResponse:
+        """Has a former champion answer on this gateway (0: the last one), and waits up to `wait_s` for its workers."""
+        request = admin_pb2.StepBackRequest(
+            model=model, to_version=to_version, reason=reason, actor=actor, wait_ms=int(wait_s * 1000)
+        )
+        return self.call(self._admin.StepBack, request, CHANGE_S + wait_s)
+
+    def accept_history(self, history_id: str) -> None:
+        """Has the gateway follow the history that its control plane offers; it begins anew."""
+        self.call(self._admin.AcceptHistory, admin_pb2.AcceptHistoryRequest(history_id=history_id))
 
 
 def new_key() -> str:

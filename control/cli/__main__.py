@@ -19,11 +19,13 @@ from control.cli import (
     config,
     explain,
     features,
+    gateway,
     model,
     rollback,
     score,
     services,
     status,
+    stopping,
     token,
     up,
 )
@@ -59,6 +61,8 @@ def root(
 up.declare(app)
 services.declare(app)
 check.declare(model.app)
+stopping.declare(model.app)
+app.add_typer(gateway.app, name="gateway")
 app.add_typer(model.app, name="model")
 app.add_typer(approval.app, name="approval")
 app.add_typer(features.app, name="features")

@@ -73,6 +73,6 @@ def restore(
     words = f"{session.data} is restored up to audit entry {made.sequence}; history {history_id} begins."
     session.out.result({"history_id": history_id, "sequence": made.sequence}, text(words, "green"))
     session.out.note(
-        f"Next: interlock up{session.same_flags}\nOn each gateway host that followed the former history: stop its "
-        "gateway, remove routes*.pb and features/ of its\ndata directory, and start it; it fetches both anew."
+        f"Next: interlock up{session.same_flags}\nOn each gateway host that followed the former history, once that "
+        "runs: interlock gateway accept-history"
     )

@@ -84,8 +84,8 @@ def register(  # noqa: PLR0913 - what a version is made of, each an option of th
     ] = None,
 ) -> None:
     """Uploads a model with its golden rows and registers it as a new version."""
-    from control.registry.document import read_model
     from control.files import lineage as lineage_entries
+    from control.registry.document import read_model
     from control.v1 import registry_pb2
 
     yaml = read_text(document)

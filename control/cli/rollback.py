@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -34,7 +35,15 @@ def rollback(
         answer,
         text(f"{words} rolled_back.", "green"),
         text(confirmation(answer.confirmed, answer.pending, wait_s)),
+        *([text(_away(model, answer.away), "yellow")] if answer.away else []),
     )
     session.out.note(f"Next: interlock status {model}{session.same_flags}")
     if answer.pending and wait_s:
         raise typer.Exit(1)
+
+
+def _away(model: str, gateways: Sequence[str]) -> str:
+    return (
+        f"Not connected, though here within the last day: {', '.join(gateways)}. They follow when they are back; until "
+        f"then `interlock gateway rollback {model} --reason WHY` on their hosts does it."
+    )

@@ -1,4 +1,4 @@
-"""`interlock control` and `interlock gateway`: each becomes the service, with its flags passed through."""
+"""`interlock control` becomes the service, with its flags passed through; so does `interlock gateway`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,17 @@ PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True,
 
 
 def declare(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the command."""
     app.command("control", context_settings=PASS_THROUGH, add_help_option=False)(control)
-    app.command("gateway", context_settings=PASS_THROUGH, add_help_option=False)(gateway)
 
 
 def control(context: typer.Context) -> None:
     """Starts a control plane; its flags are listed by `interlock control --help`."""
     needs_control("the control plane")
-    _become("control", context.args)
+    become("control", context.args)
 
 
-def gateway(context: typer.Context) -> None:
-    """Starts a gateway; its flags are listed by `interlock gateway --help`."""
-    _become("gateway", context.args)
-
-
-def _become(service: str, arguments: list[str]) -> None:
+def become(service: str, arguments: list[str]) -> None:
     """Replaces this process, so that signals reach the service and its exit code is ours."""
     command = service_command(service, arguments)
     os.execve(command[0], command, service_environment())  # noqa: S606 - an argument list of ours

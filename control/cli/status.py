@@ -10,7 +10,7 @@ import typer
 from control import places
 from control.cli.command import command
 from control.cli.hints import suggest
-from control.cli.output import moment, table, text
+from control.cli.output import facts, moment, table, text
 from control.cli.session import Session
 from gateway.contract.alerts import Alert, AlertText, alert, at, identifier
 
@@ -39,15 +39,24 @@ def status(
         _alone(session, failed)
         return
     wrong = problems(found)
-    parts: list[RenderableType] = [_models(found), text(""), _gateways(found)]
+    shown = _one_model(found.models[0]) if len(found.models) == 1 else _models(found)
+    parts: list[RenderableType] = [shown, text(""), _gateways(found)]
     parts += [text(problem, "red") for problem in wrong]
     parts += explained(wrong)
     if not wrong and found.models:
         parts.append(text("All is well.", "green"))
     session.out.result({"healthy": not wrong, "problems": wrong, "status": found}, *parts)
-    suggest(session, "Next", model)
+    if remedy := next((command for m in found.models if (command := _remedy(m))), ""):
+        session.out.note(f"Next: {remedy}{session.same_flags}")
+    else:
+        suggest(session, "Next", model)
     if wrong:
         raise typer.Exit(1)
+
+
+def _remedy(model: rollout_pb2.ModelStatus) -> str:
+    """The command that ends what an operator did to the model."""
+    return f"interlock model start {model.model} --reason WHY" if model.HasField("stopped") else ""
 
 
 def _alone(session: Session, failed: Unreachable) -> None:
@@ -61,9 +70,21 @@ def _alone(session: Session, failed: Unreachable) -> None:
         for worker in found.workers
     )
     table_of_workers = table(("worker", "", "revision", "serves"), rows)
+    withdrawn = [_withdrawn(one) for one in found.withdrawn]
     document = {"healthy": False, "problems": [problem], "gateway": found}
-    session.out.result(document, table_of_workers, text(problem, "red"), *explained([problem]))
+    lines = (text(line, "yellow") for line in withdrawn)
+    session.out.result(document, table_of_workers, *lines, text(problem, "red"), *explained([problem]))
+    session.out.note(
+        f"If a version is bad, this host can step back now: interlock gateway rollback MODEL --reason WHY"
+        f"{session.same_flags}"
+    )
     raise typer.Exit(1)
+
+
+def _withdrawn(one: admin_pb2.WithdrawnVersion) -> str:
+    known = "recorded by the control plane" if one.acknowledged else "not known to the control plane yet"
+    because = f" ({one.reason})" if one.reason else ""
+    return f"{one.model}/{one.version} is withdrawn here, by {one.actor}, {moment(one.time_ns)}{because}; {known}"
 
 
 def _loaded(versions: Sequence[admin_pb2.LoadedVersion]) -> str:
@@ -73,7 +94,8 @@ def _loaded(versions: Sequence[admin_pb2.LoadedVersion]) -> str:
 def problems(found: rollout_pb2.GetStatusResponse) -> list[AlertText]:
     """Everything that is wrong, in words of the control plane and of the gateways, each with its identifier first."""
     of_models = [at(model.model, problem) for model in found.models for problem in model.problems]
-    return of_models + [at(f"gateway {g.gateway_id}", problem) for g in found.gateways for problem in g.problems]
+    of_models += [at(f"gateway {g.gateway_id}", problem) for g in found.gateways for problem in g.problems]
+    return of_models + [AlertText(gone.problem) for gone in found.away if gone.problem]
 
 
 def explained(alerts: Sequence[AlertText]) -> list[RenderableType]:
@@ -100,16 +122,33 @@ def _models(found: rollout_pb2.GetStatusResponse) -> RenderableType:
     return table(("model", "answers", "since", "put there by", "approved by", "kept", "last change"), rows)
 
 
+def _one_model(model: rollout_pb2.ModelStatus) -> RenderableType:
+    """One model, line by line: a table of one row would be too wide to read."""
+    change = model.last_change
+    pairs: list[tuple[str, object]] = [("model", model.model), ("answers", _answers(model))]
+    if model.since_ns:
+        pairs += [("since", f"{moment(model.since_ns)}, put there by {model.promoted_by}")]
+        pairs += [("approved by", ", ".join(model.approved_by) or "nobody: unapproved")]
+    kept = ", ".join(f"{model.model}/{version}" for version in model.kept_versions)
+    pairs += [("can go back to", kept or "no version: it is its first champion")] if model.champion_version else []
+    if change.action:
+        pairs += [("last change", f"{change.action} {change.subject} by {change.actor}, {moment(change.time_ns)}")]
+    return facts(pairs)
+
+
 def _answers(model: rollout_pb2.ModelStatus) -> RenderableType:
+    if model.HasField("stopped"):
+        instead = "its fallback" if model.stopped.fallback else "MODEL_STOPPED"
+        return text(f"nobody, stopped by {model.stopped.actor}: callers get {instead}", "yellow")
     if model.champion_version:
         return text(f"{model.model}/{model.champion_version}")
     return text(f"{model.model}/{model.trial_version} on trial" if model.trial_version else "nobody", "yellow")
 
 
 def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:
-    if not found.gateways:
+    if not found.gateways and not found.away:
         return text(f"Revision {found.revision}; no gateway is connected.")
-    rows = (
+    here = (
         (
             g.gateway_id,
             _mark(g.revision, found.revision),
@@ -118,7 +157,11 @@ def _gateways(found: rollout_pb2.GetStatusResponse) -> RenderableType:
         )
         for g in found.gateways
     )
-    return table(("gateway", f"revision (of {found.revision})", "feature batch", "reported"), rows)
+    gone = (
+        (g.gateway_id, _mark(g.revision, found.revision), "", text(f"away since {moment(g.seen_ns)}", "yellow"))
+        for g in found.away
+    )
+    return table(("gateway", f"revision (of {found.revision})", "feature batch", "reported"), (*here, *gone))
 
 
 def _mark(has: int, wanted: int) -> RenderableType:
