@@ -4,73 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
-
-from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from control.registry.admission.formats import check_format
 from control.registry.admission.graph import check_graph, check_limits, parse
 from control.registry.admission.report import Limits, Refused
 from control.registry.admission.rewrite import rewrite
 from control.registry.admission.wire import check_wire
+from control.registry.graphs import Graph, Input, class_labels, read_graph
 from gateway.contract.document import Task
 from gateway.contract.errors import Fault, Reason
-from gateway.contract.schema import Dtype, FeatureView
+from gateway.contract.schema import FeatureView
 from gateway.contract.tensors import ACCEPTS, GRAPH_DTYPES
 
-TYPES: Final[Mapping[int, Dtype]] = {
-    TensorProto.FLOAT: Dtype.FLOAT32,
-    TensorProto.DOUBLE: Dtype.FLOAT32,
-    TensorProto.INT64: Dtype.INT64,
-    TensorProto.INT32: Dtype.INT64,
-    TensorProto.BOOL: Dtype.BOOL,
-    TensorProto.STRING: Dtype.STRING,
-}
-GRAPH_TYPES: Final[Mapping[int, str]] = {
-    TensorProto.FLOAT: "tensor(float)",
-    TensorProto.DOUBLE: "tensor(double)",
-    TensorProto.INT64: "tensor(int64)",
-    TensorProto.INT32: "tensor(int32)",
-    TensorProto.BOOL: "tensor(bool)",
-    TensorProto.STRING: "tensor(string)",
-}
 SCORES: Final = ("probabilities", "output_probability", "probability", "scores", "score", "variable")
 """What converters call the output that holds the score, the likeliest first."""
 PROBABILITIES: Final = frozenset(SCORES[:3])
 REGRESSIONS: Final = frozenset({"variable"})
 """What converters call the output of a regression, however many columns it has."""
-LABELS: Final = ("classlabels_strings", "classlabels_int64s", "classlabels_ints", "class_labels")
+CATEGORY: Final = "  # a category's code, as a number: trees compare it for equality"
 PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:]*(?<!:)")
-
-
-class Input(NamedTuple):
-    """A graph input; `columns` is 0 where the graph does not say how many."""
-
-    name: str
-    type: Dtype
-    graph_type: str
-    columns: int
-
-
-class Output(NamedTuple):
-    """A graph output; `columns` is 0 where the graph does not say how many."""
-
-    name: str
-    is_float: bool
-    columns: int
-
-
-class Graph(NamedTuple):
-    """What a draft needs of a graph."""
-
-    inputs: tuple[Input, ...]
-    outputs: tuple[Output, ...]
-    labels: tuple[str, ...]
-    """The class labels, where a classifier has them."""
-    changes: tuple[str, ...] = ()
-    """What registration will change of it, in sentences."""
 
 
 class Guess(NamedTuple):
@@ -100,27 +55,6 @@ def draft(onnx: Path, name: str = "", views: Sequence[FeatureView] = ()) -> str:
     except Refused as refused:
         raise Fault(Reason.ADMISSION_REFUSED, f"{onnx.name}: {refused.message}", check=refused.check.value) from None
     return write(read_graph(served, class_labels(model), changes), slug(name or onnx.stem), views)
-
-
-def read_graph(model: ModelProto, labels: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Graph:
-    """What a draft needs of the model, which was changed as `changes` says to be servable."""
-    return Graph(
-        tuple(_input(value) for value in model.graph.input),
-        tuple(_output(value) for value in model.graph.output),
-        labels,
-        changes,
-    )
-
-
-def class_labels(model: ModelProto) -> tuple[str, ...]:
-    """The labels of the classes: those that name the scores, or else those of the first classifier."""
-    nodes = [node for node in model.graph.node if node.domain == "ai.onnx.ml" and node.op_type != "LabelEncoder"]
-    for node in sorted(nodes, key=lambda node: node.op_type != "ZipMap"):
-        for attribute in node.attribute:
-            if attribute.name in LABELS and (attribute.strings or attribute.ints):
-                texts = [text.decode(errors="replace") for text in attribute.strings]
-                return tuple(texts or map(str, attribute.ints))
-    return ()
 
 
 def guess(graph: Graph) -> Guess:
@@ -199,7 +133,8 @@ def _columns(graph: Graph, views: Sequence[FeatureView]) -> Iterator[str]:
         open_end = "" if item.columns else "  # REQUIRED: the graph does not say how many columns; list each, in order"
         for index in range(max(item.columns, 1)):
             name = _unused(slug(item.name) if item.columns == 1 else f"{slug(item.name)[:56]}_{index + 1}", taken)
-            yield f"{{request: {name}, type: {item.type}, feeds: {_text(item.name)}}}{open_end}"
+            comment = CATEGORY if index in item.categories else open_end
+            yield f"{{request: {name}, type: {item.type}, feeds: {_text(item.name)}}}{comment}"
 
 
 def _stored(item: Input, views: Sequence[FeatureView]) -> list[tuple[str, str]]:
@@ -248,37 +183,6 @@ def _meaning(guessed: Guess, graph: Graph) -> list[str]:
         case _:
             lines += ["decision: {kind: none}  # or a threshold"]
     return lines
-
-
-def _input(value: ValueInfoProto) -> Input:
-    kind = value.type.tensor_type.elem_type
-    if kind not in TYPES:
-        raise Fault(
-            Reason.ADMISSION_REFUSED,
-            f"graph input {value.name!r:.80} is {_type_name(value)}, which no column can feed: export the model for "
-            "inputs of float32, float64, int64, int32, bool or text",
-            check="signature",
-        )
-    return Input(value.name, TYPES[kind], GRAPH_TYPES[kind], _width(value))
-
-
-def _type_name(value: ValueInfoProto) -> str:
-    kind = value.type.tensor_type.elem_type
-    return f"a tensor of {TensorProto.DataType.Name(kind).lower()}" if kind in TensorProto.DataType.values() else "none"
-
-
-def _output(value: ValueInfoProto) -> Output:
-    is_tensor = value.type.WhichOneof("value") == "tensor_type"
-    is_float = is_tensor and value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
-    return Output(value.name, is_float, _width(value) if is_tensor else 0)
-
-
-def _width(value: ValueInfoProto) -> int:
-    """How many columns a tensor has: 1 for a list of rows, 0 where it is not said."""
-    dims = value.type.tensor_type.shape.dim
-    if len(dims) == 1:
-        return 1
-    return int(dims[1].dim_value) if len(dims) == 2 else 0
 
 
 def _text(name: str) -> str:

@@ -21,7 +21,7 @@ from control.registry.document import read_model
 from control.registry.init import draft
 from gateway.contract.document import Task
 from gateway.contract.errors import Fault
-from tests.control.hostile_models import changed, model_of
+from tests.control.hostile_models import changed, good, model_of
 from tests.exporters.kinds import FIXTURES
 
 GUESSED: Final[dict[str, tuple[Task, int | None, tuple[str, ...]]]] = {
@@ -145,3 +145,11 @@ def test_a_name_in_the_graph_adds_no_line_to_the_draft(tmp_path: Path) -> None:
     node_output = model_of(outputs=("score\nname: other",))
     with pytest.raises(Fault, match="do not print"):
         drafted(tmp_path, node_output.SerializeToString())
+
+
+def test_a_column_of_categories_is_marked(tmp_path: Path) -> None:
+    """LightGBM's categorical features are codes in the graph; which column that is cannot be seen from its name."""
+    lines = draft(FIXTURES / "lightgbm_categories.onnx").splitlines()
+    marked = [line.partition("type")[0].strip() for line in lines if "category's code" in line]
+    assert marked == ["- {request: input_1,"]
+    assert "category" not in drafted(tmp_path, good())

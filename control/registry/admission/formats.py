@@ -7,32 +7,30 @@ from typing import Final
 from control.registry.admission.report import Check, Refused
 
 EXPORT: Final = "export the model with skl2onnx, onnxmltools or torch.onnx and upload the .onnx file"
-FLOATS: Final = 'initial_types=[("input", FloatTensorType([None, COLUMNS]))]'
 CONVERT: Final = (
-    (
-        b"lightgbm",
-        "load it where it was trained, convert it by `onnx = onnxmltools.convert_lightgbm(model, "
-        f"{FLOATS})` and upload what onnx.SerializeToString() gives",
-    ),
-    (
-        b"xgboost",
-        "load it where it was trained, convert it by `onnx = onnxmltools.convert_xgboost(model, "
-        f"{FLOATS})` and upload what onnx.SerializeToString() gives",
+    *(
+        (
+            library.encode(),
+            "convert it where it was trained: `from onnxmltools.convert.common.data_types import FloatTensorType; "
+            f"onnx = onnxmltools.convert_{library}(model, "
+            'initial_types=[("input", FloatTensorType([None, COLUMNS]))])`; write onnx.SerializeToString() to a file',
+        )
+        for library in ("lightgbm", "xgboost")
     ),
     (
         b"torch",
-        'load it where it was trained and export it by `torch.onnx.export(model.eval(), (x,), "model.onnx", '
+        'export it where it was trained: `torch.onnx.export(model.eval(), (x,), "model.onnx", '
         'dynamic_shapes=({0: torch.export.Dim("rows")},), external_data=False)`, x being two rows or more',
     ),
-    (b"catboost", 'load it where it was trained and export it by `model.save_model("model.onnx", format="onnx")`'),
+    (b"catboost", 'export it where it was trained: `model.save_model("model.onnx", format="onnx")`'),
     (
         b"keras",
-        "load it where it was trained and export it by `tf2onnx.convert.from_keras`, or `model.export` of Keras 3",
+        "export it where it was trained, by `tf2onnx.convert.from_keras` or, with Keras 3, by `model.export`",
     ),
     (
         b"sklearn",
-        "load it where it was trained, convert it by `onnx = skl2onnx.to_onnx(model, X[:1])`, X being what it was "
-        "fitted on, and upload what onnx.SerializeToString() gives",
+        "convert it where it was trained: `onnx = skl2onnx.to_onnx(model, X[:1])`, X being what it was fitted on, and "
+        "write onnx.SerializeToString() to a .onnx file",
     ),
 )
 """By the library whose name is found in the first bytes: how it becomes an ONNX file."""
