@@ -43,6 +43,12 @@ class Config(BaseSettings):
     """Directory of predictions and outcomes, the gateways' `lake`; none is `lake` beside the data directory."""
     drain_ms: Annotated[int, Field(ge=0)] = 5000
     """Milliseconds that calls in flight get to finish when the control plane stops."""
+    otlp_endpoint: Annotated[str, Field(pattern=r"^$|^https?://[^\s/@]+:\d{1,5}$")] = ""
+    """http(s)://HOST:PORT of an OpenTelemetry collector's gRPC port, by custom 4317; empty exports nothing."""
+    otlp_sample_bps: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Basis points of the calls without a trace context for which spans are exported."""
+    otlp_interval_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+    """Milliseconds from one export of metrics and spans to the next."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The least severe log line written: debug, info, warning or error."""
 

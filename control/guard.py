@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -26,6 +26,7 @@ from control.security import POLICY, Caller, FindToken, authenticate, authorize,
 from control.telemetry import log, log_error
 from gateway.contract.errors import DOMAIN, Fault, Reason
 from gateway.contract.ration import ErrorIds, cause_of
+from gateway.contract.tracing import sent
 
 RECHECK_S: Final = 2.0
 """How long a stream goes on after its token was revoked or has expired."""
@@ -35,6 +36,20 @@ ERROR_IDS: Final = ErrorIds(partial(secrets.token_hex, 8))
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class Rpc(NamedTuple):
+    """A call that was answered."""
+
+    method: str
+    """Full name: /package.Service/Method."""
+    code: str
+    """The name of its gRPC status."""
+    started_ns: int
+    """UTC."""
+    took_ns: int
+    traceparent: str
+    """The caller's, empty for none."""
 
 
 class Guard(grpc.GenericRpcHandler):
@@ -50,6 +65,8 @@ class Guard(grpc.GenericRpcHandler):
         self._clock = clock
         self._streams = streams
         self._max_message_bytes = max_message_bytes
+        self.observe: Callable[[Rpc], None] | None = None
+        """Told of every call that was answered; must not wait."""
         self._methods: dict[str, Handler] = {}
         self.services: list[str] = []
 
@@ -76,14 +93,14 @@ class Guard(grpc.GenericRpcHandler):
             return _messages(raw, decode, permit) if method.client_streaming else decode(raw)
 
         def answer(raw: Any, context: grpc.ServicerContext) -> bytes:
-            with _answering(path, context):
+            with self._observed(path, context), _answering(path, context):
                 permit = _Permit(path, context, self._authenticate)
                 response: Message = behaviour(request(raw, permit), context)
                 return response.SerializeToString()
             raise AssertionError(path)  # _answering lets no exception pass unanswered
 
         def stream(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            with _answering(path, context):
+            with self._observed(path, context), _answering(path, context):
                 permit = _Permit(path, context, self._authenticate)
                 for response in behaviour(request(raw, permit), context):
                     permit.renew()
@@ -93,6 +110,19 @@ class Guard(grpc.GenericRpcHandler):
         if method.client_streaming or method.server_streaming:
             chosen.experimental_thread_pool = self._streams
         return _handler(method, chosen)
+
+    @contextmanager
+    def _observed(self, path: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """Takes the time until the answer is there; what is made of it happens elsewhere."""
+        observe, started_ns, before_ns = self.observe, time.time_ns(), time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            if observe is not None:
+                unset = grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED
+                code = context.code() or unset  # type: ignore[attr-defined]  # its stubs leave the method out
+                took_ns = time.perf_counter_ns() - before_ns
+                observe(Rpc(path, code.name, started_ns, took_ns, sent(context.invocation_metadata())))
 
     def _authenticate(self, context: grpc.ServicerContext) -> Caller:
         return authenticate(bearer(context.invocation_metadata()), self._find, self._clock())

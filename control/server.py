@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -38,6 +39,9 @@ from control.security import Token, require_loopback
 from control.store.store import Store
 from control.telemetry import log
 from control.v1 import data_plane_pb2, features_pb2, governance_pb2, registry_pb2, rollout_pb2
+
+if TYPE_CHECKING:
+    from control.otlp import Exporter  # an extra
 
 HEALTH_THREADS: Final = 2
 
@@ -82,6 +86,7 @@ class ControlPlane:
         self._streams = ThreadPoolExecutor(config.max_streams, "stream")
         self._probes = ThreadPoolExecutor(HEALTH_THREADS, "health")
         self._health = health.HealthServicer(experimental_thread_pool=self._probes)
+        self._exporter = exporter(config, self.store.history_id)
         self._server = self._listening()
         self._server.start()
         self._controller.start()
@@ -98,6 +103,8 @@ class ControlPlane:
         for pool in (self._calls, self._streams, self._probes):
             pool.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+        if self._exporter:
+            self._exporter.stop()
         log(logging.INFO, "stopped")
 
     def _publish(self) -> None:
@@ -125,6 +132,7 @@ class ControlPlane:
 
     def _guard(self) -> Guard:
         guard = Guard(self._find_token, time.time_ns, self._streams, self._config.max_message_bytes)
+        guard.observe = self._exporter.take if self._exporter else None
         artifacts = ArtifactStore(self._config.artifacts_path, self._config.max_artifact_bytes)
         feature_log = FeatureLog(self.store)
         data_plane = DataPlaneService(self._hub, self.store, artifacts, feature_log, self._controller)
@@ -142,6 +150,17 @@ class ControlPlane:
     def _find_token(self, token_id: str) -> Token | None:
         with self.store.read() as connection:
             return find_token(connection, token_id)
+
+
+def exporter(config: Config, instance: str) -> Exporter | None:
+    """Who exports metrics and spans; None where nothing is to be. Raises ValueError where the extra is missing."""
+    if not config.otlp_endpoint:
+        return None
+    if find_spec("opentelemetry") is None:
+        raise ValueError("control.otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'")
+    from control.otlp import Exporter
+
+    return Exporter(config, instance)
 
 
 def _service(module: ModuleType, name: str) -> ServiceDescriptor:

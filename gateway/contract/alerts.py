@@ -21,7 +21,7 @@ class Alert(StrEnum):
     GATEWAY_BEHIND = "GATEWAY_BEHIND"
     GATEWAY_FEATURES_BEHIND = "GATEWAY_FEATURES_BEHIND"
     CONTROL_PLANE_AWAY = "CONTROL_PLANE_AWAY"
-    MODEL_STOPPED = "MODEL_STOPPED"
+    STOPPED_BY_OPERATOR = "STOPPED_BY_OPERATOR"
     STEPPED_BACK = "STEPPED_BACK"
     GATEWAY_AWAY = "GATEWAY_AWAY"
     # What a gateway reports
@@ -51,7 +51,7 @@ ALERTS: Final[Mapping[Alert, str]] = MappingProxyType(
         Alert.GATEWAY_BEHIND: "A gateway has not put the newest route table in force in all of its workers, so callers may get the former champion. It is normal for some seconds after a promotion; if it lasts, another alert of the same gateway says why (ARTIFACT_WAITED_FOR, VERSION_NOT_LOADED, FEATURES_AWAITED). `interlock rollback MODEL` makes the former champion official.",
         Alert.GATEWAY_FEATURES_BEHIND: "A gateway has not applied the feature batches that the champion needs, so its new champion waits. It is normal while a large materialization is on its way; if it lasts, look for FEATURE_LOG_UNREACHABLE, FEATURE_BATCH_REFUSED or ONLINE_STORE_FULL of the same gateway. `interlock features get ENTITY KEY` shows what the gateway has.",
         Alert.CONTROL_PLANE_AWAY: "The control plane cannot be reached from here; the gateway of this host can, and serves the last route table that it took. Scoring is not affected; promotions, approvals and materialization wait. Start the control plane (`interlock control`) or name it (`--control HOST:PORT`).",
-        Alert.MODEL_STOPPED: "An operator has stopped the model: callers get the fallback that its document declares, or MODEL_STOPPED. The words say who and why. `interlock model start MODEL --reason ...` has its champion answer again; `interlock rollback MODEL` first, if the champion is what was wrong.",
+        Alert.STOPPED_BY_OPERATOR: "An operator has stopped the model: callers get the fallback that its document declares, or MODEL_STOPPED. The words say who and why. `interlock model start MODEL --reason ...` has its champion answer again; `interlock rollback MODEL` first, if the champion is what was wrong.",
         Alert.STEPPED_BACK: "A gateway stepped back alone from the version that it was told to serve (`interlock gateway rollback`), so it answers differently from the others, and its replies say so by a flag. The control plane records that as soon as it hears of it and rolls the model back for all gateways; if this alert stays, no former champion is left to go back to: promote another approved version.",
         Alert.GATEWAY_AWAY: "A gateway that was connected within the last day is not, and what it last confirmed is older than the newest route table: if it runs, it answers by that. See whether its host and process run and reach the control plane; `interlock gateway rollback MODEL` on the host does what `interlock rollback` cannot reach.",
         Alert.CONTROL_UNREACHABLE: "The gateway cannot hold its connection to the control plane; the words say whether it was refused (a token: `gateway.token_file`) or not reached (`gateway.control`). It goes on serving what it has, and tries again every few seconds. Is the control plane up? `interlock status` on its host.",
