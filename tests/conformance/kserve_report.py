@@ -15,35 +15,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+from columns import DATATYPES, ORDINARY
 from kserve import InferenceGRPCClient, InferInput, InferRequest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from kserve.protocol.infer_type import RequestedOutput
 from kserve.utils.numpy_codec import to_np_dtype
-
-DATATYPES = {
-    "BOOL": ("flag", [True, False]),
-    "INT8": ("whole", [-128, 127]),
-    "INT16": ("whole", [-32768, 32767]),
-    "INT32": ("whole", [-(2**31), 2**31 - 1]),
-    "INT64": ("whole", [-(2**63), 2**63 - 1]),
-    "UINT8": ("whole", [0, 255]),
-    "UINT16": ("whole", [0, 65535]),
-    "UINT32": ("whole", [0, 2**32 - 1]),
-    "UINT64": ("whole", [0, 2**63 - 1]),
-    "FP16": ("single", [-0.5, 65504.0]),
-    "FP32": ("single", [0.1, 3.0e38]),
-    "FP64": ("single", [0.1, 1.0]),
-    "BYTES": ("word", ["ny", "Köln ☎"]),
-}
-ORDINARY = {
-    "flag": ("BOOL", [True, False]),
-    "small": ("INT32", [1, 2]),
-    "whole": ("INT64", [1, 2]),
-    "single": ("FP32", [1.0, 2.0]),
-    "double": ("FP64", [1.0, 2.0]),
-    "word": ("BYTES", ["ny", "tx"]),
-}
 
 
 def raw(name: str, datatype: str, given: list[Any]) -> InferInput:
@@ -138,7 +115,7 @@ async def errors(client: InferenceGRPCClient, stub: Any) -> Any:
     calls = {
         "unknown model": infer("nope", [key]),
         "unknown model is not ready": client.is_model_ready("nope"),
-        "former version": infer("minutes", [key], "1"),
+        "a version that does not answer": infer("minutes", [key], "1"),
         "canary without a rollout": infer("minutes", [key], "canary"),
         "word as a version": infer("minutes", [key], "latest"),
         "missing input": infer("columns", columns(raw)[:-1]),

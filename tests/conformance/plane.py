@@ -1,7 +1,7 @@
 """A control plane and a gateway with two models, for clients that run in environments of their own.
 
 `columns` takes a column of each type that a graph may take and gives each of them back beside its score; `minutes`
-takes a stored feature by an entity's key, and its second version has replaced the first.
+takes a stored feature by an entity's key, and its second version answers: the first is registered, and no more.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ def served(place: Path) -> Iterator[Gateway]:
         ana = client_for(plane, "ana", Role.DATA_SCIENTIST, Role.FEATURE_WRITER)
         bob = client_for(plane, "bob", Role.APPROVER, Role.ML_ENGINEER)
         _materialize(ana)
-        for version, submission in ((1, columns()), (1, minutes(1)), (2, minutes(2))):
-            _bring_in(ana, bob, version, submission)
+        _register(ana, minutes(1))
+        for version, submission in ((1, columns()), (2, minutes(2))):
+            _promote(bob, version, _register(ana, submission))
         token = f"--token-file={place / 'control' / 'gateway.token'}"
         with gateway(place / "gateway", token, control=plane.address) as gateway_:
             until(lambda: _versions(gateway_) == {("columns", 1), (tiny.MODEL, 2)}, 60)
@@ -94,14 +95,17 @@ def served(place: Path) -> Iterator[Gateway]:
             yield gateway_
 
 
-def _bring_in(ana: Client, bob: Client, version: int, submission: Submission) -> None:
+def _register(ana: Client, submission: Submission) -> Any:
     request = registry_pb2.RegisterVersionRequest(
         idempotency_key=key(),
         document_yaml=submission.document,
         model_sha256=upload(ana, submission.model),
         golden_sha256=upload(ana, submission.golden),
     )
-    found = ana.call(ana.registry.RegisterVersion, request).version
+    return ana.call(ana.registry.RegisterVersion, request).version
+
+
+def _promote(bob: Client, version: int, found: Any) -> None:
     approval = governance_pb2.ApproveVersionRequest(
         idempotency_key=key(), model=found.model, version=version, digest=found.digest
     )

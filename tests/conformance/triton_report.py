@@ -17,24 +17,10 @@ import grpc
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from columns import DATATYPES, GRAPH, ORDINARY
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-DATATYPES = {
-    "BOOL": ("flag", [True, False]),
-    "INT8": ("whole", [-128, 127]),
-    "INT16": ("whole", [-32768, 32767]),
-    "INT32": ("whole", [-(2**31), 2**31 - 1]),
-    "INT64": ("whole", [-(2**63), 2**63 - 1]),
-    "UINT8": ("whole", [0, 255]),
-    "UINT16": ("whole", [0, 65535]),
-    "UINT32": ("whole", [0, 2**32 - 1]),
-    "UINT64": ("whole", [0, 2**63 - 1]),
-    "FP16": ("single", [-0.5, 65504.0]),
-    "FP32": ("single", [0.1, 3.0e38]),
-    "FP64": ("single", [0.1, 1.0]),
-    "BYTES": ("word", ["ny", "Köln ☎"]),
-}
 TYPED = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -48,22 +34,6 @@ TYPED = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
-}
-GRAPH = {
-    "flag_in": ("BOOL", [True, False]),
-    "small_in": ("INT32", [-(2**31), 2**31 - 1]),
-    "whole_in": ("INT64", [-(2**63), 2**63 - 1]),
-    "single_in": ("FP32", [0.1, 3.0e38]),
-    "double_in": ("FP64", [0.1, 1.0 + 2**-52]),
-    "word_in": ("BYTES", ["ny", "Köln ☎"]),
-}
-ORDINARY = {
-    "flag": ("BOOL", [True, False]),
-    "small": ("INT32", [1, 2]),
-    "whole": ("INT64", [1, 2]),
-    "single": ("FP32", [1.0, 2.0]),
-    "double": ("FP64", [1.0, 2.0]),
-    "word": ("BYTES", ["ny", "tx"]),
 }
 
 
@@ -251,10 +221,10 @@ def errors(client: Any) -> Any:
         "metadata of an unknown model": lambda: client.get_model_metadata("nope"),
         "config of an unknown model": lambda: client.get_model_config("nope"),
         "statistics of an unknown model": lambda: client.get_inference_statistics("nope"),
-        "former version": lambda: infer("minutes", key("S1"), model_version="1"),
+        "a version that does not answer": lambda: infer("minutes", key("S1"), model_version="1"),
         "canary without a rollout": lambda: infer("minutes", key("S1"), model_version="canary"),
         "word as a version": lambda: infer("minutes", key("S1"), model_version="latest"),
-        "metadata of a former version": lambda: client.get_model_metadata("minutes", "1"),
+        "metadata of a version that does not answer": lambda: client.get_model_metadata("minutes", "1"),
         "missing input": lambda: infer("columns", list(by_graph.values())[1:]),
         "unexpected input": lambda: infer("columns", [*by_graph.values(), tensor("z", "FP32", [1.0, 2.0])]),
         "unknown output": lambda: infer("minutes", key("S1"), outputs=[triton.InferRequestedOutput("q")]),

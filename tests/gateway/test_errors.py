@@ -23,7 +23,8 @@ from tests.gateway import zoo
 from tests.gateway.follower import Wire
 from tests.gateway.gateways import Gateway
 from tests.gateway.gateways import gateway as started
-from tests.gateway.mistakes import INFERENCE, MISTAKES, SCORING, Mistake, batch, infer, keys, score
+from tests.gateway.mistakes import MISTAKES
+from tests.gateway.requests import INFERENCE, SCORING, Mistake, batch, infer, keys, score
 from tests.gateway.test_scoring import error_info
 from tests.support import until
 
