@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from control.outcomes import lake as lakes
@@ -288,19 +289,31 @@ def hour(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%dT%H")
 
 
+def stored(row: Prediction) -> dict[str, Any]:
+    """As it lies in the lake."""
+    return row._asdict() | {"answered_by": row.arm, "flags": 0}
+
+
+def told(one: Outcome) -> dict[str, Any]:
+    """As it lies in the lake."""
+    return one._asdict() | {"entity_hashes": list(one.entity_hashes.items()), "kpis": list(one.kpis.items())}
+
+
+def write(directory: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a file of the lake."""
+    directory.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), directory / "part-g-1.parquet")
+
+
 def fill(lake: Path, rows: Iterable[Prediction], reports: Iterable[Outcome]) -> None:
     """Writes a file for each model and hour, as a recorder does."""
-    parts: dict[str, list[dict[str, Any]]] = {}
+    parts: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        where = f"predictions/model={row.model}/hour={hour(row.time_ns)}"
-        parts.setdefault(where, []).append(row._asdict() | {"answered_by": row.arm, "flags": 0})
+        parts[f"predictions/model={row.model}/hour={hour(row.time_ns)}"].append(stored(row))
     for one in reports:
-        entry = one._asdict() | {"entity_hashes": list(one.entity_hashes.items()), "kpis": list(one.kpis.items())}
-        parts.setdefault(f"outcomes/hour={hour(one.recorded_ns)}", []).append(entry)
+        parts[f"outcomes/hour={hour(one.recorded_ns)}"].append(told(one))
     for where, found in parts.items():
-        (lake / where).mkdir(parents=True)
-        schema = PREDICTIONS if where.startswith("p") else OUTCOMES
-        pq.write_table(pa.Table.from_pylist(found, schema=schema), lake / where / "part-g-1.parquet")
+        write(lake / where, PREDICTIONS if where.startswith("p") else OUTCOMES, found)
 
 
 def plain(found: Joined) -> tuple[Sequence[Labelled], list[Any], Any]:
@@ -308,22 +321,75 @@ def plain(found: Joined) -> tuple[Sequence[Labelled], list[Any], Any]:
     return list(found.labelled), list(found.kpis), found.counts
 
 
-@settings(
-    max_examples=200 if STRESS else 25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(ROWS, REPORTS, TIMES)
-def test_duckdb_says_what_the_rules_say(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Prediction], reports: list[Outcome], as_of_ns: int
-) -> None:
+SHORT: Final = {
+    "churn": Rule(5 * DAY_NS, negative=True, entity="subscriber"),
+    "spend": Rule(3 * DAY_NS, negative=False, entity="subscriber"),
+}
+
+
+def dense(chance: random.Random) -> tuple[list[Prediction], list[Outcome]]:
+    """Rows that meet often: few entities, and times that are equal, at the border of a window, and around it."""
+
+    def at() -> int:
+        return NOW_NS + chance.randrange(12) * DAY_NS + chance.choice([-1, 0, 0, 0, 1, SKEW_NS])
+
+    def hashed() -> int:
+        return chance.randrange(4) * (1 << 62) + 1
+
+    rows = [
+        prediction(
+            f"p{number}",
+            at(),
+            model=chance.choice(["churn", "churn", "spend", "fraud"]),
+            arm=chance.choice(["champion", "champion", "challenger", "pinned"]),
+            entity_hash=chance.choice([None, hashed(), hashed(), hashed()]),
+            rollout_id=chance.choice([None, 5]),
+        )
+        for number in range(24)
+    ]
+    reports = []
+    for _ in range(90):
+        happened_ns = at()
+        label = chance.choice([(1.0, None), (0.0, None), (None, "left"), (None, None)])
+        common: dict[str, Any] = {
+            "recorded_ns": happened_ns + chance.choice([0, 0, 1, DAY_NS, 2 * DAY_NS, 4 * DAY_NS]),
+            "gateway_id": chance.choice("gh"),
+            "label_number": label[0],
+            "label_text": label[1],
+        }
+        name = f"o{chance.randrange(75)}"
+        kpis = {kpi: float(chance.randrange(9)) for kpi in ("calls", "revenue") if chance.random() < 0.3}
+        if chance.random() < 0.5:
+            named = f"p{chance.randrange(27)}"
+            reports.append(outcome(name, happened_ns, prediction_id=named, kpis=kpis, **common))
+        else:
+            model = chance.choice(["churn", "churn", "spend", "fraud"])
+            reports.append(of_entity(name, happened_ns, hashed(), model=model, kpis=kpis, **common))
+    return rows, reports
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(100 if STRESS else 8))
+def test_duckdb_says_what_the_rules_say(tmp_path: Path, seed: int) -> None:
     """Over files of any content, at any time."""
-    lake = tmp_path_factory.mktemp("lake")
-    fill(lake, rows, reports)
-    expected = join(rows, reports, RULES, as_of_ns)
-    assert plain(lakes.joined(lake, RULES, as_of_ns)) == plain(expected)
-    chosen = lakes.joined(lake, RULES, as_of_ns, rollout_id=5)
-    assert chosen.labelled == [one for one in expected.labelled if one.prediction.rollout_id == 5]
+    chance = random.Random(seed)
+    rows, reports = dense(chance)
+    write(tmp_path / "predictions/model=any/hour=2026-11-25T12", PREDICTIONS, map(stored, rows))
+    write(tmp_path / "outcomes/hour=2026-11-25T12", OUTCOMES, map(told, reports))
+    everything = join(rows, reports, SHORT, LATER_NS)
+    ends = [one.arrival_ns for one in everything.labelled if one.absent]
+    for as_of_ns in (LATER_NS, chance.choice(ends), chance.choice(reports).recorded_ns + PATIENCE_NS):
+        expected = join(rows, reports, SHORT, as_of_ns)
+        assert plain(lakes.joined(tmp_path, SHORT, as_of_ns)) == plain(expected)
+    chosen = lakes.joined(tmp_path, SHORT, LATER_NS, rollout_id=5)
+    assert chosen.labelled == [one for one in everything.labelled if one.prediction.rollout_id == 5]
+
+
+def test_the_rows_that_duckdb_is_held_against_have_every_fate() -> None:
+    """And labels that were replaced, contradicted and absent."""
+    found = [join(*dense(random.Random(seed)), SHORT, NOW_NS + 14 * DAY_NS).counts for seed in range(8)]
+    assert all(sum(counts.fates.get(fate, 0) for counts in found) > 3 for fate in Fate)
+    assert min(sum(counts[place] for counts in found) for place in (1, 2, 3)) > 3
 
 
 def test_a_lake_without_files_has_nothing_to_join(tmp_path: Path) -> None:
@@ -336,14 +402,12 @@ def test_a_lake_without_files_has_nothing_to_join(tmp_path: Path) -> None:
 
 def test_only_what_a_caller_got_is_labelled(tmp_path: Path) -> None:
     """Neither a row without a score, nor a challenger's attempt, nor a declared fallback is a prediction."""
-    where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
-    where.mkdir(parents=True)
     good = prediction("good", entity_hash=1)._asdict() | {"answered_by": "champion", "flags": 1}
     attempt = prediction("attempt", entity_hash=2)._asdict() | {"answered_by": "unassigned", "flags": 0}
     failed = prediction("failed", entity_hash=3, score=None)._asdict() | {"answered_by": "champion", "flags": 0}
     fallback = prediction("fallback", entity_hash=4)._asdict() | {"answered_by": "champion", "flags": 16}
-    table = pa.Table.from_pylist([good, attempt, failed, fallback], schema=PREDICTIONS)
-    pq.write_table(table, where / "part-g-1.parquet")
+    where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
+    write(where, PREDICTIONS, [good, attempt, failed, fallback])
     assert labels(lakes.joined(tmp_path, RULES, LATER_NS)) == [("good", 0.0, True)]
 
 
