@@ -86,7 +86,8 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         self._busy = False
         """Whether calls are collected into batches: the last one had several, or it is time to see whether it would."""
         self.overloaded = 0
-        self._refused = False
+        self._ending = self._refused = False
+        self._streams = 0
         self._last_call_ns = 0
         self.health = health.aio.HealthServicer()
         self._traces = bool(config.otlp_endpoint)
@@ -129,7 +130,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         connections = Connections(self._port)
         connections.close_door()
         self._last_call_ns = time.monotonic_ns()
-        while connections.ask_to_leave() and not self._quiet():
+        while connections.ask_to_leave() and (self._streams or not self._quiet()):
             if time.monotonic_ns() > deadline_ns:
                 await self._say_farewell()
                 break
@@ -142,7 +143,7 @@ class GrpcioTransport(grpc.GenericRpcHandler):
 
     async def _say_farewell(self) -> None:
         """Refuses those who do not follow GOAWAY until no call comes: the core cancels what arrives as it stops."""
-        self._traces = False
+        self._traces, self._ending = False, True
         farewell: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._farewell)
         self._handlers = {
             name: handler if handler.request_streaming else farewell for name, handler in self._handlers.items()
@@ -209,13 +210,19 @@ class GrpcioTransport(grpc.GenericRpcHandler):
         async def behaviour(
             requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
         ) -> AsyncIterator[bytes]:
-            async for request in requests:
-                if self.in_flight >= self.config.max_in_flight:
-                    self.overloaded += 1
-                    await _abort(context, self._overload)
-                call = Call(method, request, time.monotonic_ns() + default_ns, trace)
-                reply = await self._enqueue(call) if self._busy else self._answer_alone(call)
-                yield reply.body
+            self._streams += 1
+            try:
+                async for request in requests:
+                    if self._ending:
+                        await self._farewell(request, context)
+                    if self.in_flight >= self.config.max_in_flight:
+                        self.overloaded += 1
+                        await _abort(context, self._overload)
+                    call = Call(method, request, time.monotonic_ns() + default_ns, trace)
+                    reply = await self._enqueue(call) if self._busy else self._answer_alone(call)
+                    yield reply.body
+            finally:
+                self._streams -= 1
 
         return behaviour
 

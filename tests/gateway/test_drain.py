@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import grpc
@@ -117,6 +118,36 @@ def test_who_does_not_follow_goaway_is_served_and_then_refused(control: FakeCont
                 if now and ends[-1] == "OK":
                     stubborn.send()
         assert Counter(ends).keys() == {"OK", "status 14"}
+
+
+def test_a_stream_is_served_until_the_drain_ends_and_then_told_so(control: FakeControl, tmp_path: Path) -> None:
+    """Every message has its answer but the last, which was not scored: the stream ends with DRAINING."""
+    with gateway(tmp_path / "gateway", "--drain-ms=1000", control=control.address) as running:
+        until(running.ready)
+        answered: list[str] = []
+        turns: SimpleQueue[int] = SimpleQueue()
+
+        def messages() -> Iterator[scoring_pb2.ScoreStreamRequest]:
+            while True:
+                yield scoring_pb2.ScoreStreamRequest(id=str(turns.get()), row=REQUEST)
+
+        with running.channel() as channel:
+            turns.put(0)
+            stream = scoring_pb2_grpc.ScoringServiceStub(channel).ScoreStream(messages())
+
+            def converse() -> None:
+                for answer in stream:
+                    answered.append(answer.id)
+                    if len(answered) == 1:
+                        running.process.terminate()
+                    turns.put(len(answered))
+
+            with pytest.raises(grpc.RpcError) as ended:
+                converse()
+            turns.put(-1)  # lets grpc's thread look whether the call has ended
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "this worker is ending" in str(ended.value.details())
+        assert answered == [str(number) for number in range(len(answered))]
 
 
 def health_says(status: int) -> bytes:
