@@ -42,6 +42,14 @@ MISTAKES: Final = [
         infer("waiting", keys("S1")),
     ),
     mistake(
+        "a model that an operator stopped",
+        Reason.MODEL_STOPPED,
+        "was stopped by an operator",
+        score("stopped", "S1"),
+        batch("stopped", ["S1"]),
+        infer("stopped", keys("S1")),
+    ),
+    mistake(
         "a version that is not served",
         Reason.VERSION_NOT_SERVED,
         "version 3 is",

@@ -43,14 +43,13 @@ ELSEWHERE: Final = {
     Reason.OVERLOADED,
     Reason.DEADLINE_EXPIRED,
     Reason.DRAINING,
-    Reason.MODEL_STOPPED,
     Reason.INTERNAL,
 }
-"""What does not come of the request itself: load, time, operators, and faults of ours, which no caller can cause."""
+"""What does not come of the request itself: load, time, and faults of ours, which no caller can cause."""
 
 
 def prepared(data: Path) -> Path:
-    """The zoo, with a stored row that is damaged, and a model whose file never came."""
+    """The zoo, with a stored row that is damaged, a model whose file never came, and one that is stopped."""
     data.mkdir()
     zoo.place(data)
     one = {"minutes": np.ones(1), "calls": np.ones(1), "state": np.zeros(1), "roaming": np.ones(1)}
@@ -60,12 +59,19 @@ def prepared(data: Path) -> Path:
     writer.apply(Batch(3, zoo.USAGE.digest(), zoo.USAGE.canonical(), {}, ["damaged"], bytes(row)), zoo.HISTORY)
     writer.close()
     table = data_plane_pb2.RouteTable.FromString((data / "routes.pb").read_bytes())
-    waiting = data_plane_pb2.ModelRoute(model="waiting", champion=table.models[0].champion)
-    waiting.champion.digest = waiting.champion.model_sha256 = "0" * 64
-    waiting.champion.document_json = waiting.champion.document_json.replace('"churn"', '"waiting"')
-    table.models.append(waiting)
+    _add(table, "waiting")
+    _add(table, "stopped").stopped_because = "ana stopped it: wrong scores"
     (data / "routes.pb").write_bytes(table.SerializeToString())
     return data
+
+
+def _add(table: data_plane_pb2.RouteTable, name: str) -> data_plane_pb2.ModelRoute:
+    """Another model like churn, whose file is not there."""
+    table.models.append(data_plane_pb2.ModelRoute(model=name, champion=table.models[0].champion))
+    champion = table.models[-1].champion
+    champion.digest = champion.model_sha256 = "0" * 64
+    champion.document_json = champion.document_json.replace('"churn"', f'"{name}"')
+    return table.models[-1]
 
 
 @pytest.fixture(scope="module")
