@@ -276,7 +276,7 @@ def test_a_signal_drains_and_ends_everything(control: FakeControl, tmp_path: Pat
         assert tuple(heard[:2]) == serving
         assert codes == ["UNAVAILABLE"]
         assert not any(child.is_running() for child in children)
-        assert sorted(path.name for path in (running.data / "run").iterdir()) == ["observer.board"]
+        assert sorted(path.name for path in (running.data / "run").iterdir()) == ["observer-beat.board", "observer.board"]
 
 
 def test_the_admin_port_drains_too(known: Path) -> None:
