@@ -90,7 +90,7 @@ def key() -> str:
 @contextmanager
 def running(data: Path, **settings: Any) -> Iterator[ControlPlane]:
     """A control plane over the directory, in this process, on a free port."""
-    config = Config(data=data, address="127.0.0.1:0", **settings)
+    config = Config(data=data, **{"address": "127.0.0.1:0", **settings})
     with exclusive(config.data, config.lock_path):
         plane = ControlPlane(config)
         try:

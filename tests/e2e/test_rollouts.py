@@ -1,0 +1,102 @@
+"""Rollouts on real gateways: what a version's answers lead to, with and without a control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.v1 import scoring_pb2
+from tests.e2e.installation import GOOD, TRAPS, Caller, Installation
+from tests.support import until
+
+CANARY = """
+shadow: null
+steps: [{weight_bps: 5000, minimum_s: 0}]
+metrics:
+  errors: {advance: {ceiling: {max_bad_rate: 0.2}}}
+  non_finite: {advance: {ceiling: {max_bad_rate: 0.2}}}
+  latency: null
+  decisions: null
+maximum_s: 3600
+"""
+CHALLENGER = scoring_pb2.ARM_CHALLENGER
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Installation]:
+    """An installation whose first version answers."""
+    here = Installation(tmp_path)
+    with here.control():
+        here.materialize()
+        here.promote_first()
+        yield here
+
+
+def test_a_version_that_fails_is_off_traffic_after_three_tries(here: Installation) -> None:
+    """The callers are answered by the control, and the version is quarantined everywhere."""
+    with here.gateway() as caller:
+        version = here.register("raising")
+        started = here.start(version, CANARY)
+        replies = caller.scores(TRAPS)
+        assert {reply.score for reply in replies} == {21.0}
+        tried = [reply for reply in replies if reply.arm == CHALLENGER]
+        assert len(tried) == 3
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None)
+        assert over.outcome == "quarantined"
+        assert "3 runs in a row failed" in over.reason
+        until(lambda: len(caller.gateway.board("worker-0")["versions"]) == 1)
+
+
+def provoke(caller: Caller) -> None:
+    """Calls for good rows and bad ones by turns, so that no three runs in a row fail."""
+    sound = next(key for key in GOOD if caller.score(key).arm == CHALLENGER)
+    for trap in TRAPS:
+        assert caller.score(trap).score == 21.0
+        caller.score(sound)
+
+
+def test_a_version_that_fails_now_and_then_is_rolled_back_on_evidence(here: Installation) -> None:
+    """Only statistics see it: far more of its rows are bad than of the control's."""
+    with here.gateway() as caller:
+        started = here.start(here.register("nan"), CANARY)
+        provoke(caller)
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None)
+    assert over.outcome == "rolled_back"
+    assert "non_finite" in over.reason
+
+
+def test_a_gateway_rolls_back_alone_and_never_advances(tmp_path: Path) -> None:
+    """The control plane is gone in the middle of a canary; what the gateway did is recorded when it is back."""
+    here = Installation(tmp_path)
+    with ExitStack() as all_the_while:
+        with here.control() as plane:
+            here.materialize()
+            here.promote_first()
+            caller = all_the_while.enter_context(here.gateway())
+            started = here.start(here.register("nan"), CANARY)
+            address = plane.address
+        caller.scores(GOOD)
+        provoke(caller)
+        until(lambda: caller.score(GOOD[0]).arm == scoring_pb2.ARM_CHAMPION and not tried(caller))
+        with here.control(address=address):
+            over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 30)
+            assert over.outcome == "rolled_back"
+            assert "withdrew it at" in over.reason
+
+
+def tried(caller: Caller) -> set[int]:
+    """The versions other than the first that a gateway's worker still serves."""
+    return {one["version"] for one in caller.gateway.board("worker-0")["versions"]} - {1}
+
+
+def test_a_good_version_goes_to_full_traffic_by_itself(here: Installation) -> None:
+    """On clean rows alone: neither arm ever errs."""
+    with here.gateway() as caller:
+        started = here.start(here.register(), CANARY)
+        caller.scores(GOOD)
+        held = until(lambda: found if (found := here.rollout(started.rollout_id)).phase == "holdback" else None)
+        assert held.weight_bps == 9_900
+        until(lambda: caller.score(GOOD[1]).score == 12.0 or caller.score(GOOD[2]).score == 12.0)
