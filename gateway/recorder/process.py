@@ -93,10 +93,11 @@ class Recorder:
             return False  # the lake takes nothing at present: the journal keeps the rest for as long as it can
         now_ns = time.time_ns()
         self._definitions.refresh()
+        # Outcomes first: none comes to the lake before a prediction of this gateway that it belongs to.
+        self._reported += map(recorded, self._outcomes.poll())
         blocks = list(islice(self._journal.poll(AT_ONCE // 2), AT_ONCE))
         for block in blocks:
             self._take(block)
-        self._reported += map(recorded, self._outcomes.poll())
         more = len(blocks) >= AT_ONCE // 2
         if not more:
             self._through_ns = now_ns - SETTLED_NS
