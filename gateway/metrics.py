@@ -70,6 +70,7 @@ class BoardCollector(Collector):
         yield from _routes(boards)
         yield from _rows(boards.observer())
         yield from _exports(boards.exporter())
+        yield from _lake(boards.recorder())
         yield from _models(boards.observer().get("models", {}))
 
 
@@ -110,6 +111,18 @@ def _versions(workers: dict[int, dict[str, Any]]) -> Iterator[Metric]:
         loaded.add_metric([model, number, digest], len(rows))
         in_flight.add_metric([model, number], sum(rows))
     yield from (loaded, in_flight)
+
+
+def _lake(said: dict[str, Any]) -> Iterator[Metric]:
+    """Nothing without a recorder: zeros would say that all is written."""
+    if not said:
+        return
+    yield CounterMetricFamily(
+        "interlock_lake_lost_rows", "Rows overwritten before they were recorded.", said["lost_rows"]
+    )
+    yield GaugeMetricFamily("interlock_lake_waiting_rows", "Rows collected, not yet in the lake.", said["waiting_rows"])
+    through_s = said["through_ns"] / 1e9
+    yield GaugeMetricFamily("interlock_lake_through_seconds", "Everything up to then (UTC) is in the lake.", through_s)
 
 
 def _routes(boards: Boards) -> Iterator[Metric]:

@@ -72,7 +72,8 @@ def _alone(session: Session, failed: Unreachable) -> None:
     table_of_workers = table(("worker", "", "revision", "serves"), rows)
     withdrawn = [_withdrawn(one) for one in found.withdrawn]
     document = {"healthy": False, "problems": [problem], "gateway": found}
-    lines = (text(line, "yellow") for line in withdrawn)
+    lines = [text(line, "yellow") for line in withdrawn]
+    lines += [text(f"The prediction log is {found.lake.off}", "yellow")] if found.lake.off else []
     session.out.result(document, table_of_workers, *lines, text(problem, "red"), *explained([problem]))
     session.out.note(
         f"If a version is bad, this host can step back now: interlock gateway rollback MODEL --reason WHY"

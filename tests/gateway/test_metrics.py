@@ -74,7 +74,11 @@ def test_the_page_says_what_the_boards_say(config: Config, server: MetricsServer
         "lost": 8,
     }
     Board(config.run_path / "observer.board").write(observer)
+    Board(config.run_path / "recorder.board").write({"lost_rows": 3, "waiting_rows": 4, "through_ns": 5_000_000_000})
     found = page(server)
+    assert value(found, "interlock_lake_lost_rows_total") == 3
+    assert value(found, "interlock_lake_waiting_rows") == 4
+    assert value(found, "interlock_lake_through_seconds") == 5
     assert value(found, "interlock_worker_up", worker="0") == 1
     assert value(found, "interlock_worker_up", worker="1") == 0
     assert value(found, "interlock_in_flight", worker="0") == 5
