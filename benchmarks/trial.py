@@ -22,8 +22,8 @@ from gateway.v1 import scoring_pb2, scoring_pb2_grpc
 
 ENTITIES: Final = 100_000
 LEVELS: Final = (1, 8, 32)
-PAIRS: Final = 3
-SECONDS: Final = 1.5
+PAIRS: Final = 7
+SECONDS: Final = 1.0
 
 
 @contextmanager
