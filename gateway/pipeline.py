@@ -14,11 +14,13 @@ from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import Array, Results
 from gateway.fallback import fall_back, set_aside
 from gateway.features.store import OnlineStore
+from gateway.infer import TOO_SLOW, infer
 from gateway.journal import STAGES, JournalWriter
 from gateway.record import Pieces, answer, block, refusals
 from gateway.request import Arm, Request, Slice
-from gateway.run import Found, Inferred, Role, Run, gather, infer
+from gateway.run import Canary, Found, Inferred, Role, Run, gather
 from gateway.transport import Call, Reply
+from gateway.trying import UNMARKED, Trying
 from gateway.wire.methods import METHODS
 from gateway.wire.status import internal
 
@@ -31,17 +33,23 @@ class Gathered(NamedTuple):
     found: Found
 
 
+MARGIN_NS: Final = 1_000_000
+"""What a challenger leaves the control beside the time that this needs."""
 EXPIRED: Final = Fault(Reason.DEADLINE_EXPIRED, "the deadline passed before the call's turn came; nothing was scored")
 
 
 class Pipeline:
     """Answers batches of calls. Used by one thread; whoever loads versions stores a new `snapshot`."""
 
-    def __init__(self, store: OnlineStore, journal: JournalWriter, max_message_bytes: int) -> None:
+    def __init__(
+        self, store: OnlineStore, journal: JournalWriter, max_message_bytes: int, trying: Trying = UNMARKED
+    ) -> None:
         self.snapshot = NOTHING
         self.store = store
         self.journal = journal
         self.max_message_bytes = max_message_bytes
+        self.trying = trying
+        """Where it is marked that a challenger runs, for who finds this process dead or hung."""
         self.runs: Sequence[Run] = ()
         """The runs of the batch under way: the rows that are assigned and not yet answered."""
         self._tail_ns = (0, 0)
@@ -134,7 +142,26 @@ class Pipeline:
             run.errors.update(dict.fromkeys(range(part.start, part.stop), EXPIRED))
         if len(late) == len(run.parts) or run.role is Role.DECLINED:
             return Inferred(Results([nan] * run.n, None, None), {})
-        return infer(run, item.inputs)
+        if run.canary is None:
+            return infer(run, item.inputs)
+        return self._try(run, run.canary, item.inputs, now_ns)
+
+    def _try(self, run: Run, canary: Canary, inputs: dict[str, Array], now_ns: int) -> Inferred:
+        """Runs one of two versions that are compared: the challenger has the time that the control does not need."""
+        if run.servable is canary.challenger:
+            until_ns = min(part.request.deadline_ns for part in run.parts) - canary.control.slow_ns - MARGIN_NS
+            if until_ns <= now_ns:  # nothing that the challenger did
+                run.errors.update(dict.fromkeys(range(run.n), TOO_SLOW))
+                run.follows.update(range(run.n))
+                return Inferred(Results([nan] * run.n, None, None), {})
+            self.trying.begin(canary.rollout_id)
+            inferred = infer(run, inputs, until_ns)
+            self.trying.end()
+            return inferred
+        inferred = infer(run, inputs)
+        took_ns = time.monotonic_ns() - now_ns
+        canary.control.slow_ns = max(took_ns, canary.control.slow_ns - canary.control.slow_ns // 1000)
+        return inferred
 
     def _record(
         self,

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import nan
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from gateway.conform import Columns, encode_keys, refuse_not_finite, refuse_too_
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.missing import Settled
 from gateway.contract.row import BLANK, Decoded, Rows
-from gateway.contract.tensors import Array, Results, assemble, interpret
+from gateway.contract.tensors import Array, Results, assemble
 from gateway.features.store import OnlineStore
 from gateway.request import Arm, Request
 from gateway.servable import Servable, StoredView
@@ -26,8 +25,6 @@ NEVER_NS: Final = int(np.iinfo(np.int64).max)
 DAMAGED: Final = Fault(
     Reason.FEATURE_DAMAGED, "the stored feature row of this entity is damaged and was not used; tell the operator"
 )
-FAILED: Final = Fault(Reason.MODEL_FAILED, "the model failed on this row; the other rows of the call are not affected")
-NOT_FINITE: Final = Fault(Reason.SCORE_NOT_FINITE, "the model answered NaN or infinity for this row")
 
 
 class Canary(NamedTuple):
@@ -205,67 +202,6 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
         inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
     payload += [_column_bytes(column) for column in requested.values()]
     return inputs, Found(keys, store.sequence(), payload, labels, oldest_ns, _any_row(absent.values()), settled)
-
-
-def infer(run: Run, inputs: dict[str, Array]) -> Inferred:
-    """Runs the model; where that fails, row by row, so that one poisoned row fails alone."""
-    servable = run.servable
-    if servable.one_row and run.n > 1:
-        return _row_by_row(run, inputs)
-    try:
-        output, others = servable.run(inputs, run.outputs)
-        results = interpret(servable.document, output, run.n)
-        _require_rows(others, run.n)
-    except Exception as error:  # whatever the runtime raises: its exceptions have no common class
-        servable.last_error = f"{type(error).__name__}: {error}"
-        return _row_by_row(run, inputs) if run.n > 1 else _joined(run, {})
-    finite = np.isfinite(output)
-    if np.count_nonzero(finite) != finite.size:
-        for row in np.flatnonzero(~finite.reshape(run.n, -1).all(axis=1)).tolist():
-            run.errors.setdefault(row, NOT_FINITE)
-    return Inferred(results, others)
-
-
-def _row_by_row(run: Run, inputs: dict[str, Array]) -> Inferred:
-    servable = run.servable
-    inferred: dict[int, Inferred] = {}
-    for row in range(run.n):
-        try:
-            one = {name: values[row : row + 1] for name, values in inputs.items()}
-            output, others = servable.run(one, run.outputs)
-            inferred[row] = Inferred(interpret(servable.document, output, 1), others)
-            _require_rows(others, 1)
-            if not np.isfinite(output).all():
-                run.errors.setdefault(row, NOT_FINITE)
-        except Exception as error:  # as above
-            servable.last_error = f"{type(error).__name__}: {error}"
-    return _joined(run, inferred)
-
-
-def _joined(run: Run, inferred: dict[int, Inferred]) -> Inferred:
-    """What single rows gave, as of one run; rows without any are errors, with NaN, "", no ranking and empty outputs."""
-    nothing = Results([nan], [""], [[]])
-    first = next(iter(inferred.values()), Inferred(nothing, {}))
-    failed = Inferred(nothing, {name: np.zeros_like(values) for name, values in first.outputs.items()})
-    single = [inferred.get(row, failed) for row in range(run.n)]
-    for row in range(run.n):
-        if row not in inferred:
-            run.errors.setdefault(row, FAILED)
-    results = [one.results for one in single]
-    return Inferred(
-        Results(
-            [result.scores[0] for result in results],
-            None if first.results.decisions is None else [d for result in results for d in result.decisions or ()],
-            None if first.results.rankings is None else [r for result in results for r in result.rankings or ()],
-        ),
-        {name: np.concatenate([one.outputs[name] for one in single]) for name in first.outputs},
-    )
-
-
-def _require_rows(outputs: Mapping[str, Array], n: int) -> None:
-    for name, values in outputs.items():
-        if not values.shape or values.shape[0] != n:
-            raise ValueError(f"output {name} has shape {list(values.shape)} for {n} rows")
 
 
 def _side_by_side(columns: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:

@@ -17,9 +17,12 @@ from gateway.contract.missing import MissingPolicy
 from gateway.contract.row import RowCodec
 from gateway.contract.tensors import Array, Feed, GraphTensor, narrow, plan_inputs, row_by_row, takes_one_row
 from gateway.features.store import view_key
+from gateway.watch import Watch
 from gateway.wire.routes import ServedVersion
 
 WARM_RUNS: Final = 3
+WATCH: Final = Watch()
+"""Ends runs that take too long: one at a time, as there is one pipeline in a process."""
 NO_OUTPUTS: Final[Mapping[str, Array]] = MappingProxyType({})
 
 
@@ -57,6 +60,9 @@ class Servable:
         self.assign_by = self.document.assign_by or next(iter(self.document.entities), None)
         self.requested = self.document.requested
         self.labels = _decision_labels(served)
+        self.slow_ns = 0
+        """About the slowest of the latest runs, which forgets by a thousandth a run: what others must leave it time
+        for. Kept up only while it stands beside a challenger."""
         self.last_error = ""
         """What the runtime said when a row last failed; for operators, never for callers."""
         self.inputs = _tensors(session.get_inputs())
@@ -68,24 +74,38 @@ class Servable:
         self._bound: Bound | None = None
 
     def run(
-        self, inputs: dict[str, Array], outputs: tuple[str, ...] | None = None
+        self, inputs: dict[str, Array], outputs: tuple[str, ...] | None = None, until_ns: int = 0
     ) -> tuple[Array, Mapping[str, Array]]:
         """The score output for the graph's inputs, and others that are wanted: none for all, None for no other.
 
-        Raises whatever the runtime raises. The score output of a single row lies in a buffer that the next run uses
-        again.
+        Raises whatever the runtime raises, and TimeoutError where the run was ended at `until_ns`, a monotonic time
+        and 0 for none. The score output of a single row lies in a buffer that the next run uses again.
         """
+        if not until_ns:
+            return self._run(inputs, outputs, None)
+        options = onnxruntime.RunOptions()
+        with WATCH.until(until_ns, options):
+            try:
+                return self._run(inputs, outputs, options)
+            except Exception as error:  # the runtime's exceptions have no common class
+                if options.terminate:
+                    raise TimeoutError from error
+                raise
+
+    def _run(
+        self, inputs: dict[str, Array], outputs: tuple[str, ...] | None, options: Any
+    ) -> tuple[Array, Mapping[str, Array]]:
         if outputs is not None:
             names = outputs or tuple(item.name for item in self.outputs)
-            score, *values = self._session.run([*self._score, *names], inputs)
+            score, *values = self._session.run([*self._score, *names], inputs, options)
             return score, dict(zip(names, values, strict=True))
         bound = self._bound
         if bound is not None and len(next(iter(inputs.values()))) == 1:
             for name, values in inputs.items():
                 bound.inputs[name][...] = values
-            self._session.run_with_iobinding(bound.binding)
+            self._session.run_with_iobinding(bound.binding, options)
             return bound.output, NO_OUTPUTS
-        return self._session.run(self._score, inputs)[0], NO_OUTPUTS
+        return self._session.run(self._score, inputs, options)[0], NO_OUTPUTS
 
     def score(self, inputs: dict[str, Array]) -> Array:
         """The score output for any number of rows, before anything is bound."""

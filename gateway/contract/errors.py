@@ -82,6 +82,7 @@ class Reason(StrEnum):
     TRIAL_REFUSED = "TRIAL_REFUSED"
     ROLLOUT_REFUSED = "ROLLOUT_REFUSED"
     OUTPUT_REJECTED = "OUTPUT_REJECTED"
+    MODEL_TOO_SLOW = "MODEL_TOO_SLOW"
 
 
 class Entry(NamedTuple):
@@ -241,6 +242,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.ROLLOUT_REFUSED: Entry(
             Code.FAILED_PRECONDITION,
             "The rollout cannot start, or there is none to act on: another one of the model runs, the model has no champion to compare with, or the two versions do not answer the same calls. The message says which, and what to do.",
+        ),
+        Reason.MODEL_TOO_SLOW: Entry(
+            Code.DEADLINE_EXCEEDED,
+            "A version on trial took longer than the call could wait, less what the control needs, and was ended. Callers do not see it: the control answered.",
         ),
         Reason.OUTPUT_REJECTED: Entry(
             Code.INTERNAL,

@@ -28,6 +28,7 @@ BITS: Final[Mapping[str, int]] = MappingProxyType(
 FAILURES: Final[Mapping[int, int]] = MappingProxyType(
     {
         REASON_NUMBERS[Reason.MODEL_FAILED]: ERRORS,
+        REASON_NUMBERS[Reason.MODEL_TOO_SLOW]: ERRORS,
         REASON_NUMBERS[Reason.SCORE_NOT_FINITE]: NON_FINITE,
         REASON_NUMBERS[Reason.OUTPUT_REJECTED]: REJECTED,
         REASON_NUMBERS[Reason.FEATURE_MISSING]: REJECTED,
