@@ -104,11 +104,13 @@ def joined(
     Without a rollout the counts are those of all outcomes that were recorded since.
     """
     window_ns = max((rule.window_ns for rule in rules.values()), default=0)
-    # Older predictions matter to the counts alone: whose outcomes arrive now.
-    from_ns = since_ns - window_ns if rollout_id is None else since_ns
+    # Older predictions and other models matter to the counts alone: whose outcomes arrive now.
+    every = rollout_id is None
+    hours = "model=*/hour=*" if every or len(rules) != 1 else f"model={next(iter(rules))}/hour=*"
+    from_ns = since_ns - window_ns if every else since_ns
     with _connection() as connection:
-        _view(connection, "read_predictions", _files(lake / "predictions", from_ns), PREDICTIONS)
-        _view(connection, "read_outcomes", _files(lake / "outcomes", since_ns - SKEW_NS), OUTCOMES)
+        _view(connection, "read_predictions", _files(lake / "predictions", hours, from_ns), PREDICTIONS)
+        _view(connection, "read_outcomes", _files(lake / "outcomes", "hour=*", since_ns - SKEW_NS), OUTCOMES)
         connection.execute(
             "CREATE TEMP TABLE rules (model VARCHAR, window_ns BIGINT, negative BOOLEAN, entity VARCHAR)"
         )
@@ -159,11 +161,11 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
             connection.close()
 
 
-def _files(directory: Path, from_ns: int) -> list[str]:
+def _files(directory: Path, hours: str, from_ns: int) -> list[str]:
     """The files of the hours from a time on."""
     first = datetime.fromtimestamp(max(from_ns, 0) // 1_000_000_000, UTC).strftime("hour=%Y-%m-%dT%H")
-    found = directory.glob("**/hour=*/part-*.parquet")
-    return sorted(str(path) for path in found if path.parent.name >= first)
+    found = (hour.glob("part-*.parquet") for hour in directory.glob(hours) if hour.name >= first)
+    return sorted(str(path) for paths in found for path in paths)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[str], nothing: str) -> None:
