@@ -11,8 +11,9 @@ from typing import NamedTuple
 from control.rollout.conduct import move_back
 from control.rollout.gateway_records import add_step_back, find_step_backs
 from control.rollout.lifecycle import Stage
-from control.rollout.promotion import rollback_moves, time_text
-from control.rollout.records import ever_champions, save
+from control.rollout.moves import roll_back
+from control.rollout.promotion import time_text
+from control.rollout.records import ever_champions
 from control.rollout.rollout_records import running
 from control.rollout.rollouts import Outcome, Rollout
 from control.rollout.version import VersionRecord, is_former
@@ -131,15 +132,8 @@ def _end(unit: Unit, gateway_id: str, rollout: Rollout, cause: Withdrawal) -> in
 
 def _roll_back(unit: Unit, gateway_id: str, planned: RollBack) -> int:
     cause, champion, target = planned
-    when = time_text(cause.time_ns)
-    facts = {
-        "digest": champion.digest,
-        "to_version": target.version,
-        "to_digest": target.digest,
-        "reason": f"{cause.actor} stepped gateway {gateway_id} back at {when}: {cause.reason or 'no reason given'}",
-    }
-    sequence = unit.record("version.roll_back", champion.subject, facts)
-    rolled_back, reinstated = rollback_moves(champion, target)
-    save(unit.connection, rolled_back._replace(stage_sequence=sequence))
-    save(unit.connection, reinstated._replace(stage_sequence=sequence, champion_sequence=sequence))
-    return sequence
+    reason = (
+        f"{cause.actor} stepped gateway {gateway_id} back at {time_text(cause.time_ns)}: "
+        f"{cause.reason or 'no reason given'}"
+    )
+    return roll_back(unit, champion.model, target.version, reason).revision

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class WatchingGateway:
         self.gateway_id = gateway_id
         self.confirms = confirms
         self.tables: list[wire.RouteTable] = []
+        self.acknowledged: list[wire.Acknowledgement] = []
         self.error: grpc.RpcError | None = None
         self._reports: queue.SimpleQueue[wire.WatchRoutesRequest | None] = queue.SimpleQueue()
         self.report(0)
@@ -66,6 +67,10 @@ class WatchingGateway:
             )
         )
 
+    def tell(self, *withdrawals: wire.Withdrawal, pinned: Sequence[wire.PinnedVersion] = ()) -> None:
+        """Reports step backs, and versions that callers named."""
+        self._reports.put(wire.WatchRoutesRequest(gateway_id=self.gateway_id, withdrawals=withdrawals, pinned=pinned))
+
     def leave(self) -> None:
         """Says goodbye."""
         self._reports.put(None)
@@ -83,6 +88,7 @@ class WatchingGateway:
         try:
             for answer in self._call:
                 self.tables.append(answer.table)
+                self.acknowledged = list(answer.acknowledged)
                 if self.confirms:
                     self.report(answer.table.revision, 1_000_000)
         except grpc.RpcError as error:
