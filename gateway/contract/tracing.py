@@ -8,6 +8,8 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+KNOWN: Final = 55
+"""Characters of a traceparent that this version of the standard has."""
 NOBODY: Final = b""
 """The parent of a span that has none."""
 WHOLE_BPS: Final = 10_000
@@ -42,9 +44,12 @@ class Span(NamedTuple):
 
 
 def sent(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The traceparent of a call; empty where there is none, or none that counts: two, or one that is malformed."""
+    """The traceparent of a call; empty where there is none, or none that counts: two, or one that is malformed.
+
+    Of a newer version's only what we know, so that it is hexadecimal digits and dashes whatever the caller sent.
+    """
     found = [value for key, value in metadata if key == "traceparent"]
-    return found[0] if len(found) == 1 and isinstance(found[0], str) and parse(found[0]) else ""
+    return found[0][:KNOWN] if len(found) == 1 and isinstance(found[0], str) and parse(found[0]) else ""
 
 
 def parse(traceparent: str) -> TraceContext | None:

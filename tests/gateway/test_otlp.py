@@ -68,6 +68,7 @@ def test_a_trace_context_is_read_as_the_standard_has_it() -> None:
     assert not_sampled is not None
     assert not not_sampled.sampled
     assert sent([("traceparent", SAMPLED)]) == SAMPLED
+    assert sent([("traceparent", f'cc-{TRACE}-{PARENT}-09-"]}}')]) == f"cc-{TRACE}-{PARENT}-09"
     assert sent([("traceparent", SAMPLED), ("traceparent", SAMPLED)]) == ""
 
 
