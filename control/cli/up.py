@@ -107,6 +107,8 @@ def up(
         found = None
         if candidate and people:
             session.out.note(f"Registering {candidate.onnx.name} and putting it on trial ...")
+            for change in candidate.rehearsal.changes:
+                session.out.note(f"Rewritten: {change}.")
             found = put_on_trial(candidate, data, control_place.address, people, gateway_place.address)
         _announce(session, Up(control_place, gateway_place, people, found))
         watch.forever()

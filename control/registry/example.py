@@ -5,12 +5,12 @@ They stand for golden rows where there are none yet, and are what a newcomer pas
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from gateway.contract.document import ModelDocument, RequestInput, StoredInput
 from gateway.contract.schema import Dtype
@@ -26,14 +26,20 @@ PLAIN: Final = {
 }
 """Values of inputs of which the graph says nothing: one for each row."""
 DIGITS: Final = 3
+RESHAPES: Final = frozenset({"Identity", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten"})
+"""Operators that leave the columns where they are."""
+PICKS: Final = frozenset({"Gather", "ArrayFeatureExtractor"})
+"""Operators that take columns out: of an input of one column, that one."""
 NOTHING: Final = 1e-9
 """Trees split at such numbers to tell what is zero."""
 
 
 def example_rows(model: ModelProto, document: ModelDocument) -> list[dict[str, str]]:
     """Rows as golden files have them, without results, the most typical first."""
-    known, thresholds = _categories(model), _thresholds(model)
     columns = list(_placed(document))
+    alone = Counter(item.feeds for item, _ in columns)
+    known = {name: words for name, words in _categories(model).items() if alone[name] == 1}
+    thresholds = _thresholds(model)
     rows = [
         {
             item.column: _cell(item, known.get(item.feeds, ()), thresholds.get((item.feeds, place), ()), number)
@@ -64,8 +70,8 @@ def _cell(item: StoredInput | RequestInput, categories: Sequence[str], threshold
 
 
 def _categories(model: ModelProto) -> dict[str, list[str]]:
-    """What encoders know, by the graph input that they read, also through nodes between that only reshape it."""
-    source = _sources(model)
+    """What encoders know, by the graph input that they read, also through nodes between that pick or reshape it."""
+    source = _sources(model, RESHAPES | PICKS)
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -77,7 +83,7 @@ def _categories(model: ModelProto) -> dict[str, list[str]]:
 
 def _thresholds(model: ModelProto) -> dict[tuple[str, int], list[float]]:
     """The values that trees compare each column with, by graph input and column."""
-    source = _sources(model)
+    source = _sources(model, RESHAPES)
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for node in model.graph.node:
         name = source.get(node.input[0]) if node.input else None
@@ -92,14 +98,10 @@ def _thresholds(model: ModelProto) -> dict[tuple[str, int], list[float]]:
     return found
 
 
-def _sources(model: ModelProto) -> dict[str, str]:
-    """The graph input that a value is, by the value's name: itself, or what nodes between only reshape or cast."""
+def _sources(model: ModelProto, through: frozenset[str]) -> dict[str, str]:
+    """The graph input that a value is, by the value's name: itself, or what nodes of these kinds make of it."""
     source = {value.name: value.name for value in model.graph.input}
     for node in model.graph.node:
-        if _passes_on(node) and node.input and node.input[0] in source:
+        if node.op_type in through and node.input and node.input[0] in source:
             source |= dict.fromkeys(node.output, source[node.input[0]])
     return source
-
-
-def _passes_on(node: NodeProto) -> bool:
-    return node.op_type in ("Identity", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten")

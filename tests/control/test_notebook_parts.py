@@ -216,3 +216,7 @@ def test_example_rows_come_from_what_the_graph_knows(tmp_path: Path) -> None:
     encoder = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [plan], [out]))
     rows = example_rows(encoder, document(inputs=[{"request": "plan", "type": "string", "feeds": "plan"}]))
     assert [row["plan"] for row in rows] == ["basic", "max"]
+    columns = onnx.load(str(FIXTURES / "sklearn_columns.onnx"))
+    kinds = {"tariff": "string", "calls": "int64", "spend": "float32"}
+    inputs = [{"request": name, "type": kind, "feeds": name} for name, kind in kinds.items()]
+    assert [row["tariff"] for row in example_rows(columns, document(inputs=inputs))][:3] == ["basic", "max", "plus"]
