@@ -55,7 +55,7 @@ def test_workers_that_end_one_after_another_lose_no_call(control: FakeControl, t
             newcomers(address) as new_ends,
         ):
             for turn in range(20 if STRESS else 4):
-                until(lambda: _both_serve(running))
+                until(lambda: _both_serve(running), 60)  # one that ends often is started again later and later
                 pid = running.pid(f"worker-{turn % 2}")
                 os.kill(pid, signal.SIGTERM)
                 until(lambda pid=pid: not psutil.pid_exists(pid))
