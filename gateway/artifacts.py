@@ -26,6 +26,14 @@ def replace_durably(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory, and its parents, so that they are there after a crash as well."""
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in made:
+        sync_directory(directory.parent)
+
+
 def sync(file: BinaryIO) -> None:
     """Returns when what was written is on the disk."""
     file.flush()

@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from gateway.artifacts import sync_directory
+from gateway.artifacts import make_directory, sync_directory
 from gateway.contract.errors import Fault, Reason
 
 FORMAT: Final = 1
@@ -45,7 +45,7 @@ class OutcomeLog:
         with contextlib.suppress(OSError):  # said again by the first append
             if found := segments(directory):
                 cut(found[-1])
-            self._before_bytes = sum(path.stat().st_size for path in segments(directory))
+            self._before_bytes = _size(segments(directory))
 
     def append(self, records: Sequence[bytes]) -> None:
         """Keeps the records, all or none: they are on the disk when it returns. Raises Fault where that cannot be."""
@@ -69,6 +69,7 @@ class OutcomeLog:
 
     def close(self) -> None:
         """Closes the segment; there is nothing to flush."""
+        self._before_bytes, self._end = self._before_bytes + self._end, 0
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -76,8 +77,7 @@ class OutcomeLog:
     def _make_room(self, size: int) -> None:
         """Raises Fault where the log is as large as it may be."""
         if self._before_bytes + self._end + size > self.limit_bytes:
-            present = segments(self.directory)
-            self._before_bytes = sum(path.stat().st_size for path in present) - (self._end if self._file else 0)
+            self._before_bytes = _size(segments(self.directory)) - self._end
             if self._before_bytes + self._end + size > self.limit_bytes:
                 raise Fault(
                     Reason.OUTCOMES_NOT_KEPT,
@@ -87,7 +87,6 @@ class OutcomeLog:
 
     def _current(self, size: int) -> FileIO:
         if self._file is not None and self._end + size > self.segment_bytes:
-            self._before_bytes += self._end
             self.close()
         if self._file is None:
             self._file = self._begin()
@@ -96,7 +95,7 @@ class OutcomeLog:
 
     def _begin(self) -> FileIO:
         """Makes the next segment, so that it is there after a power cut as well."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         present = segments(self.directory)
         serial = serial_of(present[-1]) + 1 if present else 1
         path = self.directory / f"segment-{serial:012d}"
@@ -115,8 +114,6 @@ class OutcomeLog:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
-            self._before_bytes += self._end
-            self._end = 0
             self.close()
 
 
@@ -125,6 +122,15 @@ def _write(file: FileIO, content: bytes) -> None:
     while view:
         view = view[file.write(view) :]
     os.fdatasync(file.fileno())
+
+
+def _size(paths: Sequence[Path]) -> int:
+    """The bytes of files, without those that a reader has just removed."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def segments(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from gateway.artifacts import sync, sync_directory
+from gateway.artifacts import make_directory, sync, sync_directory
 
 
 class Lake:
@@ -21,12 +21,10 @@ class Lake:
     def put(self, content: BinaryIO, name: str) -> None:
         """Puts content under a name, durably, in the place of what was there. Readers see all of it or none."""
         target = self.directory / name
-        made = [parent for parent in (target.parent, *target.parent.parents) if not parent.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         fresh = target.with_name(f".{target.name}.new")
         with fresh.open("wb") as file:
             shutil.copyfileobj(content, file)
             sync(file)
         fresh.rename(target)
-        for directory in (target.parent, *(parent.parent for parent in made)):
-            sync_directory(directory)
+        sync_directory(target.parent)

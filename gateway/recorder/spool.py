@@ -16,7 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gateway.artifacts import replace_durably, sync, sync_directory
+from gateway.artifacts import make_directory, replace_durably, sync, sync_directory
 from gateway.recorder.lake import Lake
 
 FORMAT: Final = 1
@@ -33,7 +33,7 @@ class Spool:
         self._state = state
         self._sequence = 1
         self._pending: dict[str, str] = {}
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         self._recall()
         for path in set(directory.iterdir()) - {directory / name for name in self._pending}:
             path.unlink()

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.outcomes import lake as lakes
@@ -242,6 +242,7 @@ ROWS = st.lists(PREDICTED, max_size=25, unique_by=lambda one: one.prediction_id)
 REPORTS = st.lists(REPORTED, max_size=25, unique_by=lambda one: one[:-1].__repr__())
 
 
+@settings(deadline=None)
 @given(ROWS, REPORTS, TIMES, st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(
     rows: list[Prediction], reports: list[Outcome], as_of_ns: int, chance: random.Random
@@ -257,6 +258,7 @@ def test_the_order_of_rows_changes_nothing(
     assert [one[:2] for one in again.kpis] == [one[:2] for one in found.kpis]
 
 
+@settings(deadline=None)
 @given(ROWS, REPORTS, TIMES)
 def test_every_row_is_counted_and_no_prediction_has_two_labels(
     rows: list[Prediction], reports: list[Outcome], as_of_ns: int
@@ -272,6 +274,7 @@ def test_every_row_is_counted_and_no_prediction_has_two_labels(
     assert found.counts.conflicting <= found.counts.superseded <= found.counts.fates.get(Fate.MATCHED, 0)
 
 
+@settings(deadline=None)
 @given(ROWS, REPORTS, TIMES)
 def test_what_was_sent_again_changes_nothing_but_its_count(
     rows: list[Prediction], reports: list[Outcome], as_of_ns: int

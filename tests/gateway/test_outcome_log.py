@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.contract.errors import Fault, Reason
@@ -95,6 +95,7 @@ def test_a_log_cut_at_any_byte_keeps_exactly_the_records_before_the_cut(tmp_path
         assert everything(at) == [*kept, b"new"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 255))
 def test_a_flipped_byte_is_never_read_as_a_record(at: int, flip: int) -> None:
     """Records from the damaged one on are not read; those before it are."""
