@@ -47,7 +47,10 @@ def read_golden(text: str, document: ModelDocument, views: Mapping[str, FeatureV
     expected = [f"expected:{label}" for label in labels] if labels else ["expected"]
     wanted = [item.column for item in document.inputs] + expected
     if absent := [name for name in wanted if name not in records[0]]:
-        raise ValueError(f"golden rows: no column {', '.join(absent)}; columns wanted: {', '.join(wanted)}")
+        raise ValueError(
+            f"golden rows: no column {', '.join(absent)}; the file has {', '.join(map(str, [*records[0]][:20]))}, "
+            f"and the document wants {', '.join(wanted)}: name both alike"
+        )
     if any(None in record or None in record.values() for record in records):
         raise ValueError("golden rows: a row has more or fewer cells than the header")
     rows, texts = {}, {}
