@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,14 @@ def delay_ns(deaths: int) -> int:
 class Child:
     """One process of the gateway. It is never given up on: only the pauses between starts grow."""
 
-    def __init__(self, role: Sequence[str], settings: str, run_path: Path, held: int) -> None:
+    def __init__(
+        self,
+        role: Sequence[str],
+        settings: str,
+        run_path: Path,
+        held: int,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
         self.name = "-".join(role)
         self.restarts = 0
         self.problem: AlertText | None = None
@@ -40,6 +47,7 @@ class Child:
         self._settings = settings
         self._board = run_path / f"{self.name}.board"
         self._held = held
+        self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths: list[int] = []
         self._due_ns = 0
@@ -74,6 +82,8 @@ class Child:
         if self.name != "observer":  # its figures stay true; what others said of themselves does not
             self._board.unlink(missing_ok=True)
         self._count_death(_how(code))
+        if self._on_end is not None:
+            self._on_end(_how(code))
         return True
 
     def signal(self, number: signal.Signals) -> None:

@@ -27,6 +27,7 @@ from gateway.run import Attempts
 from gateway.servable import Servable, StoredView, load, stored_views
 from gateway.stepback import Withdrawal, effective
 from gateway.telemetry import log
+from gateway.trying import UNMARKED, TryMark
 from gateway.wire.routes import RouteTable, ServedVersion, parse_routes
 from gateway.withdrawals import Withdrawals
 
@@ -59,11 +60,14 @@ class Loader:
         pipeline: Pipeline,
         turn: Path,
         watched: Callable[[], bool],
+        loading: TryMark = UNMARKED,
     ) -> None:
         self.routes_path = routes_path
         self.withdrawals = Withdrawals(routes_path.parent)
         self.watched = watched
         """Whether the observer is at work."""
+        self.loading = loading
+        """Where it is marked that a challenger is being loaded."""
         self.turn = turn
         """A file that the workers which must not load at the same time have in common."""
         self.artifacts = artifacts
@@ -143,10 +147,7 @@ class Loader:
         self._attempts = {
             canary.rollout_id: self._attempts.get(canary.rollout_id) or Attempts() for canary in table.canaries.values()
         }
-        self._mirrored = {
-            model: tuple({view.key: view for one in shadows for view in stored_views(one.version)}.values())
-            for model, shadows in table.shadows.items()
-        }
+        self._mirrored = {model: _compared_views(table, model) for model in table.shadows}
         stepped_back = sorted(table.stepped_back)
         log(logging.INFO, "route_table", revision=table.revision, models=len(wanted), stepped_back=stepped_back)
 
@@ -201,6 +202,7 @@ class Loader:
     async def _load(self, served: ServedVersion) -> None:
         name = f"{served.model}/{served.version}"
         started_ns = time.monotonic_ns()
+        self.loading.begin(self._rollout_of(served))
         try:
             # Before a worker serves, nobody waits for its core.
             work = partial(load_in_turn, self.turn) if self.ready else load
@@ -212,9 +214,23 @@ class Loader:
             self._failures[served.digest] = Failure(fault.message, times, time.monotonic_ns() + pause_ns)
             log(logging.ERROR, "load_failed", version=name, problem=fault.message, cause=repr(fault.__cause__))
             return
+        finally:
+            self.loading.end()
         self._failures.pop(served.digest, None)
         self._loaded[served.digest] = servable
         log(logging.INFO, "loaded", version=name, milliseconds=(time.monotonic_ns() - started_ns) // 1_000_000)
+
+    def _rollout_of(self, served: ServedVersion) -> int:
+        """The rollout that tries a version; 0 for none."""
+        canaries = self.table.canaries.values() if self.table else ()
+        return next((one.rollout_id for one in canaries if one.challenger.digest == served.digest), 0)
+
+
+def _compared_views(table: RouteTable, model: str) -> tuple[StoredView, ...]:
+    """The views of every version that the mirror runs for a model: all of them on each row, whoever answered it."""
+    versions = [shadow.version for shadow in table.shadows[model]]
+    versions += [table.canaries[model].control] if model in table.canaries else []
+    return tuple({view.key: view for version in versions for view in stored_views(version)}.values())
 
 
 def _yield_to_others() -> None:

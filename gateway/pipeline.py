@@ -20,7 +20,7 @@ from gateway.record import Pieces, answer, block, refusals
 from gateway.request import Arm, Request, Slice
 from gateway.run import Canary, Found, Inferred, Role, Run, gather
 from gateway.transport import Call, Reply
-from gateway.trying import UNMARKED, Trying
+from gateway.trying import UNMARKED, TryMark
 from gateway.wire.methods import METHODS
 from gateway.wire.status import internal
 
@@ -42,7 +42,7 @@ class Pipeline:
     """Answers batches of calls. Used by one thread; whoever loads versions stores a new `snapshot`."""
 
     def __init__(
-        self, store: OnlineStore, journal: JournalWriter, max_message_bytes: int, trying: Trying = UNMARKED
+        self, store: OnlineStore, journal: JournalWriter, max_message_bytes: int, trying: TryMark = UNMARKED
     ) -> None:
         self.snapshot = NOTHING
         self.store = store

@@ -11,13 +11,15 @@ import select
 import signal
 import socket
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from gateway.admin import AdminServer
-from gateway.board import Board, Boards
+from gateway.blame import hangs, withdraw_tried
+from gateway.board import Board, BoardReader, Boards
 from gateway.by_hand import forget_history
 from gateway.children import Child
 from gateway.config import Config
@@ -119,7 +121,17 @@ class Supervisor:
         self._draining = False
         self._signals = 0
         settings = config.model_dump_json()
-        self._workers = [self._child(settings, "worker", str(index)) for index in range(config.worker_count)]
+        self._workers = [
+            Child(
+                ("worker", str(index)),
+                settings,
+                config.run_path,
+                holders[-1],
+                partial(withdraw_tried, config, index),
+            )
+            for index in range(config.worker_count)
+        ]
+        self._said = [BoardReader(config.run_path / f"worker-{index}.board") for index in range(config.worker_count)]
         self._others = [self._child(settings, "observer")]
         if config.control:
             self._others.append(self._child(settings, "materializer"))
@@ -145,6 +157,7 @@ class Supervisor:
                 self._begin_anew()
             for child in (*self._others, *self._workers):
                 child.tend()
+            self._end_hung()
             self._report()
             self._sleep()
         self._drain()
@@ -157,6 +170,13 @@ class Supervisor:
         self._end(self._others, MARGIN_S)
         forget_history(self.config)
         self._admin.begin_anew.clear()
+
+    def _end_hung(self) -> None:
+        """Kills workers whose loop stands still: nothing else would ever take their share of the connections."""
+        for index, child in enumerate(self._workers):
+            if child.pid and hangs(self.config, index, self._said[index].read(), child.pid):
+                log(logging.ERROR, "worker_hung", role=child.name, pid=child.pid)
+                child.signal(signal.SIGKILL)
 
     def _drain(self) -> None:
         log(logging.INFO, "draining", drain_ms=self.config.drain_ms)

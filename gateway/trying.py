@@ -13,7 +13,7 @@ from typing import Final
 SIZE: Final = 8
 
 
-class Trying:
+class TryMark:
     """The mark of one process; without a path, one that nobody reads."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class Trying:
         self._map[:SIZE] = bytes(SIZE)
 
 
-UNMARKED: Final = Trying()
+UNMARKED: Final = TryMark()
 
 
 def tried(path: Path) -> int:

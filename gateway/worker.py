@@ -16,6 +16,7 @@ import uvloop
 from grpc_channelz.v1 import channelz
 
 from gateway.assignment import Snapshot, served_by
+from gateway.blame import loading_path, trying_path
 from gateway.board import BEAT, Board, BoardReader
 from gateway.config import Config
 from gateway.features.store import OnlineStore
@@ -28,6 +29,7 @@ from gateway.reflection import SERVING, add_reflection
 from gateway.repository import Repository
 from gateway.telemetry import log
 from gateway.transport.grpcio import GrpcioTransport
+from gateway.trying import TryMark
 from gateway.wire.methods import METHODS
 from gateway.wire.status import refusal
 
@@ -46,10 +48,12 @@ async def _serve(config: Config, index: int) -> None:
     journal = JournalWriter(
         config.journal_path / f"worker-{index}", max(config.journal_bytes // config.worker_count, 1 << 17)
     )
-    pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes)
+    trying = TryMark(trying_path(config.run_path, index))
+    pipeline = Pipeline(OnlineStore(config.features_path), journal, config.max_message_bytes, trying)
     turn = config.run_path / f"loading-{index % max(config.worker_count // 2, 1)}.lock"  # half of the workers at most
     observed = Observed(config)
-    loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn, observed.lately)
+    loading = TryMark(loading_path(config.run_path, index))
+    loader = Loader(config.routes_path, config.artifacts_path, pipeline, turn, observed.lately, loading)
     served = ServedHere(config, pipeline, loader)
     outcome_log = OutcomeLog(config.outcomes_path / f"worker-{index}", config.outcomes_bytes // config.worker_count)
     outcomes = Outcomes(outcome_log, pipeline, config.max_message_bytes)

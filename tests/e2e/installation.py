@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
+
 from control.security import Role
 from control.server import ControlPlane
 from control.v1 import features_pb2, governance_pb2, registry_pb2, rollout_pb2
@@ -95,6 +97,11 @@ class Installation:
         request = rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)
         return self.mia.call(self.mia.rollout.GetRollout, request).rollout  # type: ignore[no-any-return]  # likewise
 
+    def trail(self, version: int) -> Sequence[Any]:
+        """The audit trail of a version, the newest first."""
+        request = governance_pb2.ListAuditRequest(subject=f"{tiny.MODEL}/{version}")
+        return self.mia.call(self.mia.governance.ListAudit, request).entries  # type: ignore[no-any-return]  # likewise
+
     @contextmanager
     def gateway(self, name: str = "gateway", *flags: str) -> Iterator[Caller]:
         """A gateway that serves the champion."""
@@ -125,6 +132,20 @@ class Caller:
         """Scores one subscriber."""
         request = scoring_pb2.ScoreRequest(model=tiny.MODEL, entities={"subscriber": subscriber})
         return self._stub.Score(request, timeout=10)
+
+    def begin(self, subscriber: str) -> Any:
+        """Begins a call, and does not wait for its answer."""
+        request = scoring_pb2.ScoreRequest(model=tiny.MODEL, entities={"subscriber": subscriber})
+        return self._stub.Score.future(request, timeout=60)
+
+    def patient(self, subscriber: str) -> scoring_pb2.ScoreResponse | None:
+        """Scores one subscriber, as a client that repeats what is UNAVAILABLE; None where it is so now."""
+        try:
+            return self.score(subscriber)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None
 
     def scores(self, subscribers: Sequence[str]) -> list[scoring_pb2.ScoreResponse]:
         """Scores many, one call after the other."""

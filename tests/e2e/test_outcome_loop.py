@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from control.outcomes import lake as lakes
+from control.outcomes.evidence import labelled_rows
 from control.outcomes.join import Fate, Joined
-from control.outcomes.mistakes import judged, rule_of
+from control.outcomes.mistakes import rule_of
 from control.v1 import data_plane_pb2
 from gateway.contract.document import ModelDocument, document_from_json
 from gateway.v1 import scoring_pb2 as pb
@@ -64,7 +65,7 @@ def test_what_a_caller_reports_labels_what_it_was_told(tmp_path: Path) -> None:
     assert found.counts.fates == {Fate.MATCHED: 2, Fate.WAITING: 1, Fate.DUPLICATE: 3}
     labels = {one.prediction.prediction_id: one.label_number for one in found.labelled}
     assert labels == {replies["S1"].prediction_id: 1.0, replies["S2"].prediction_id: 0.0}
-    wrong = {one.prediction_id: one.mistake for one in judged(found.labelled, {3: document})}
+    wrong = {one.prediction_id: one.bad for one in labelled_rows(found.labelled, {3: document})}
     assert wrong == {
         replies["S1"].prediction_id: replies["S1"].decision != "call",
         replies["S2"].prediction_id: replies["S2"].decision != "leave",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from gateway.blame import trying_path
+from gateway.contract.routing import is_challenger
+from gateway.trying import tried as marked
 from gateway.v1 import scoring_pb2
+from gateway.wire.routes import parse_routes
 from tests.e2e.installation import GOOD, TRAPS, Caller, Installation
+from tests.gateway import tiny
 from tests.support import until
 
 CANARY = """
@@ -84,7 +91,8 @@ def test_a_gateway_rolls_back_alone_and_never_advances(tmp_path: Path) -> None:
         with here.control(address=address):
             over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 30)
             assert over.outcome == "rolled_back"
-            assert "withdrew it at" in over.reason
+            entry = until(lambda: next((one for one in here.trail(2) if one.action == "version.step_back"), None))
+            assert '"kind":"evidence"' in entry.details_json
 
 
 def tried(caller: Caller) -> set[int]:
@@ -100,3 +108,31 @@ def test_a_good_version_goes_to_full_traffic_by_itself(here: Installation) -> No
         held = until(lambda: found if (found := here.rollout(started.rollout_id)).phase == "holdback" else None)
         assert held.weight_bps == 9_900
         until(lambda: caller.score(GOOD[1]).score == 12.0 or caller.score(GOOD[2]).score == 12.0)
+
+
+@pytest.mark.parametrize("how", ["crashes", "hangs"])
+def test_a_version_that_takes_its_worker_down_is_withdrawn(here: Installation, how: str) -> None:
+    """The worker is started again without it, and the champion answers."""
+    with here.gateway() as caller:
+        started = here.start(here.register("spinning"), CANARY)
+        salt = salt_of(caller.gateway.data)
+        trap = next(key for key in TRAPS if is_challenger(salt, key.encode(), 5_000))
+        until(lambda: caller.score(sound(salt)).arm == CHALLENGER)
+        caller.begin(trap)
+        until(lambda: marked(trying_path(caller.gateway.data / "run", 0)))
+        if how == "crashes":
+            os.kill(caller.gateway.pid("worker-0"), signal.SIGSEGV)
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 40)
+        assert over.outcome == "quarantined"
+        assert "worker 0 ended" in over.reason
+        until(lambda: (reply := caller.patient(trap)) and reply.score == 21.0, 40)
+
+
+def sound(salt: bytes) -> str:
+    """A subscriber of the challenger on whom nothing breaks."""
+    return next(key for key in GOOD if is_challenger(salt, key.encode(), 5_000))
+
+
+def salt_of(data: Path) -> bytes:
+    """The salt of the gateway's one rollout."""
+    return parse_routes((data / "routes.pb").read_bytes()).canaries[tiny.MODEL].salt

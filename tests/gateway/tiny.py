@@ -72,6 +72,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+SPINS_AT: Final = 20.0
+SPIN: Final = 7_000
+"""Rows and columns of a matrix whose square takes a core some ten seconds or more."""
 BREAKS_FROM: Final = 16
 """The minutes from which a version that breaks does."""
 
@@ -80,7 +83,8 @@ BREAKS_FROM: Final = 16
 def version(number: int, breaks: str = "") -> Version:
     """The version whose score is the minutes plus its number.
 
-    One that breaks by "raising" or "nan" does so for subscribers with BREAKS_FROM minutes or more.
+    One that breaks by "raising" or "nan" does so for subscribers with BREAKS_FROM minutes or more; by "spinning", for
+    those with exactly SPINS_AT, in a single product of matrices, which nothing can end but the process.
     """
     shape = ["n", 1]
     floats = {
@@ -88,6 +92,7 @@ def version(number: int, breaks: str = "") -> Version:
         "nothing": [0.0] * BREAKS_FROM,
         "limit": [BREAKS_FROM - 0.5],
         "zero": [0.0],
+        "border": [SPINS_AT],
     }
     trap = {
         "": [helper.make_node("Identity", ["zero"], ["added"])],
@@ -100,7 +105,17 @@ def version(number: int, breaks: str = "") -> Version:
             helper.make_node("Sqrt", ["left"], ["root"]),
             helper.make_node("Mul", ["root", "zero"], ["added"]),
         ],
+        "spinning": [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Equal", ["most", "border"], ["breaks"]),
+            helper.make_node("Where", ["breaks", "huge", "small"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["matrix"]),
+            helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+            helper.make_node("ReduceSum", ["product"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "zero"], ["added"]),
+        ],
     }
+    whole = {"huge": [SPIN, SPIN], "small": [1, 1]}
     nodes = [
         *trap[breaks],
         helper.make_node("Add", ["x", "addend"], ["sum"]),
@@ -115,6 +130,11 @@ def version(number: int, breaks: str = "") -> Version:
         [
             helper.make_tensor(name, TensorProto.FLOAT, [len(values)], values)
             for name, values in floats.items()
+            if name in used
+        ]
+        + [
+            helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+            for name, values in whole.items()
             if name in used
         ],
     )
