@@ -22,6 +22,8 @@ from gateway.servable import Servable, StoredView
 
 NEVER_NS: Final = int(np.iinfo(np.int64).max)
 """Stands for the event time of a row that is not there."""
+TENSOR: Final = b"\xff" * 8
+"""Labels a part of the payload that is a graph input which the caller sent."""
 DAMAGED: Final = Fault(
     Reason.FEATURE_DAMAGED, "the stored feature row of this entity is damaged and was not used; tell the operator"
 )
@@ -68,7 +70,7 @@ class Route(NamedTuple):
     """What every reply says of it: bits of Mark. Not of the servable, which stays the same when a mark goes."""
     canary: Canary | None = None
     mirrored: tuple[StoredView, ...] = ()
-    """Views that only shadows take: read and journalled beside the others, in the same snapshot."""
+    """Views of shadows and of what these are compared with: read and journalled beside the others, in one snapshot."""
 
 
 class Part(NamedTuple):
@@ -102,7 +104,7 @@ class Found(NamedTuple):
     payload: list[bytes]
     """Per view: the rows as stored, one after the other; then the values of each request-time input."""
     labels: list[bytes]
-    """Per view of the payload: its key in the online store."""
+    """Per view of the payload: its key in the online store. Or TENSOR for each part."""
     oldest_ns: list[int] | None
     """Per row: event time of the oldest row used, NEVER_NS for none; None without stored features."""
     unknown: npt.NDArray[np.bool_] | None
@@ -169,7 +171,7 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
     if run.parts[0].columns.tensors is not None:
         tensors = _side_by_side([part.columns.tensors or {} for part in run.parts])
         payload = [_column_bytes(values) for values in tensors.values()]
-        return dict(tensors), Found({}, store.sequence(), payload, [], None, None, [])
+        return dict(tensors), Found({}, store.sequence(), payload, [TENSOR] * len(payload), None, None, [])
     views, keys, requested = run.servable.views, run.keys(), run.requested()
     refuse_not_finite(run.servable.document, requested, run.errors)
     rows: dict[str, Rows] = {}
@@ -181,27 +183,52 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
         raw = store.rows(view.key, keys[view.entity], view.codec.blank)
         payload.append(b"".join(raw))
         labels.append(view.key)
-        decoded = _decode(view, raw, run.errors)
+        decoded, found = read_view(view, raw, now_ns, run.errors)
         rows[view.name] = decoded.rows
-        if (found := view.policy.settle(decoded, now_ns)) is not None:
+        if found is not None:
             settled.append(found)
-            _reject(view, found, run.errors)
         times_ns, blank = _presence(decoded)
         absent[view.entity] = absent.get(view.entity, True) & blank
         oldest_ns = times_ns if oldest_ns is None else list(map(min, oldest_ns, times_ns))
     for view in run.route.mirrored:
-        if view.key not in labels:
+        if view.key not in labels and view.entity in keys:  # a shadow may want keys that no caller of this one gives
             payload.append(b"".join(store.rows(view.key, keys[view.entity], view.codec.blank)))
             labels.append(view.key)
-    if run.servable.narrow:
-        refuse_too_large(run.servable.narrow, rows, requested, run.errors)
-    try:
-        inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
-    except IndexError:  # a dictionary has grown since it was read; codes are only ever added
-        store.forget_texts()
-        inputs = assemble(run.servable.feeds, run.n, rows, _texts(views, store), requested)
+    inputs = fill(run.servable, run.n, (rows, requested), store, run.errors)
     payload += [_column_bytes(column) for column in requested.values()]
     return inputs, Found(keys, store.sequence(), payload, labels, oldest_ns, _any_row(absent.values()), settled)
+
+
+def read_view(
+    view: StoredView, raw: list[bytes], now_ns: int, errors: dict[int, Fault]
+) -> tuple[Decoded, Settled | None]:
+    """A view's rows as stored, with what is missing or stale settled by the version's policy, and what that was.
+
+    The mirror reads journalled rows by this too, so that it sees what the request path saw.
+    """
+    decoded = _decode(view, raw, errors)
+    settled = view.policy.settle(decoded, now_ns)
+    if settled is not None:
+        _reject(view, settled, errors)
+    return decoded, settled
+
+
+def fill(
+    servable: Servable,
+    n: int,
+    columns: tuple[Mapping[str, Rows], Mapping[str, Array]],
+    store: OnlineStore,
+    errors: dict[int, Fault],
+) -> dict[str, Array]:
+    """The graph's inputs for n rows: from settled rows by view name, and request-time columns by name."""
+    rows, requested = columns
+    if servable.narrow:
+        refuse_too_large(servable.narrow, rows, requested, errors)
+    try:
+        return assemble(servable.feeds, n, rows, _texts(servable.views, store), requested)
+    except IndexError:  # a dictionary has grown since it was read; codes are only ever added
+        store.forget_texts()
+        return assemble(servable.feeds, n, rows, _texts(servable.views, store), requested)
 
 
 def _side_by_side(columns: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
