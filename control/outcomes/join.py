@@ -87,7 +87,7 @@ class Labelled(NamedTuple):
 class KpiValue(NamedTuple):
     """A business result of a prediction."""
 
-    prediction_id: str
+    prediction: Prediction
     name: str
     value: float
     arrival_ns: int
@@ -151,10 +151,10 @@ def join(
     labels = {one: [outcome for outcome in reported if outcome.is_label] for one, reported in found.items()}
     labelled = [_labelled(one, reported) for one, reported in labels.items() if reported]
     silent = finder.silent({one.prediction.prediction_id for one in labelled}, rules, as_of_ns)
-    kpis = [value for one, reported in found.items() for value in _kpis(one.prediction_id, reported)]
+    kpis = [value for one, reported in found.items() for value in _kpis(one, reported)]
     return Joined(
         sorted([*labelled, *silent], key=lambda one: (one.arrival_ns, one.prediction.prediction_id)),
-        sorted(kpis, key=lambda one: (one.arrival_ns, one.prediction_id, one.name)),
+        sorted(kpis, key=lambda one: (one.arrival_ns, one.prediction.prediction_id, one.name)),
         Counts(+fates, *_replaced(labels.values()), absent=len(silent)),
     )
 
@@ -256,8 +256,8 @@ def _replaced(labels: Iterable[Sequence[Outcome]]) -> tuple[int, int]:
     return superseded, conflicting
 
 
-def _kpis(prediction_id: str, reported: Sequence[Outcome]) -> Iterable[KpiValue]:
+def _kpis(prediction: Prediction, reported: Sequence[Outcome]) -> Iterable[KpiValue]:
     newest: dict[str, Outcome] = {}
     for outcome in sorted(reported, key=_newest):
         newest |= dict.fromkeys(outcome.kpis, outcome)
-    return [KpiValue(prediction_id, name, one.kpis[name], one.recorded_ns) for name, one in newest.items()]
+    return [KpiValue(prediction, name, one.kpis[name], one.recorded_ns) for name, one in newest.items()]

@@ -23,7 +23,7 @@ from control.outcomes.join import (
     Prediction,
     Rule,
 )
-from control.outcomes.mistakes import Judged, judged, rule_of
+from control.outcomes.mistakes import rule_of
 from gateway.contract.document import ModelDocument
 
 FALLBACK: Final = 16
@@ -55,7 +55,7 @@ LABELLED: Final = """
     ORDER BY arrival_ns, prediction_id
 """
 KPIS: Final = """
-    SELECT prediction_id, kpi.key, kpi.value, recorded_ns
+    SELECT predictions.*, kpi.key, kpi.value, recorded_ns
     FROM (
         SELECT prediction_id, event_time_ns, recorded_ns, outcome_id, unnest(map_entries(kpis)) AS kpi
         FROM fates WHERE fate = 'matched'
@@ -128,18 +128,17 @@ def joined(
     width = len(Prediction._fields)
     return Joined(
         [Labelled(Prediction(*row[:width]), *row[width:]) for row in labelled],
-        [KpiValue(*row) for row in kpis],
+        [KpiValue(Prediction(*row[:width]), *row[width:]) for row in kpis],
         Counts({Fate(name): count for name, count in fates}, superseded, conflicting, absent),
     )
 
 
-def rollout_rows(lake: Path, trial: Trial, as_of_ns: int) -> list[Judged]:
-    """A rollout's labelled rows in the order in which their labels arrived: what its labelled evidence counts."""
+def of_rollout(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
+    """What happened after a rollout's predictions, as was known at a time; `evidence` makes rows and counts of it."""
     rule = rule_of(trial.documents[max(trial.documents)])
     if rule is None:
-        return []
-    found = joined(lake, {trial.model: rule}, as_of_ns, trial.since_ns, trial.rollout_id)
-    return judged(found.labelled, trial.documents)
+        return Joined([], [], Counts({}, 0, 0, 0))
+    return joined(lake, {trial.model: rule}, as_of_ns, trial.since_ns, trial.rollout_id)
 
 
 def marks(lake: Path) -> dict[str, Mark]:

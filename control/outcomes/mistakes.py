@@ -1,27 +1,14 @@
-"""What a labelled mistake is, by the model's document; and the ordered list of them that evidence is made of."""
+"""What a labelled mistake is, by the model's document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from control.outcomes.join import DAY_NS, Labelled, Rule
-from gateway.contract.document import ModelDocument, Task, Threshold
+from gateway.contract.document import ModelDocument, Task, Threshold, TopK
 
 LIKELY: Final = 0.5
 """The probability from which a binary model without a decision says yes."""
-
-
-class Judged(NamedTuple):
-    """A labelled row of a rollout, in the order of arrival."""
-
-    prediction_id: str
-    entity_hash: int | None
-    arm: str
-    weight_bps: int
-    step: int
-    arrival_ns: int
-    mistake: bool
 
 
 def rule_of(document: ModelDocument) -> Rule | None:
@@ -35,43 +22,36 @@ def rule_of(document: ModelDocument) -> Rule | None:
     )
 
 
-def mistaken(document: ModelDocument, labelled: Labelled) -> bool | None:
-    """Whether the prediction was wrong; None where prediction and label cannot be compared."""
+def mistaken(document: ModelDocument, labelled: Labelled, error_above: float | None = None) -> bool | None:
+    """Whether the prediction was wrong; None where prediction and label cannot be compared.
+
+    `error_above` is the absolute error beyond which a regression's score is a mistake.
+    """
     prediction, number, text = labelled.prediction, labelled.label_number, labelled.label_text
     match document.task, document.decision:
+        case Task.REGRESSION, _:
+            return None if number is None or error_above is None else abs(prediction.score - number) > error_above
+        case Task.RANKING, TopK(k=k) if k > 1:
+            return None  # the log has the best item, and not the others that were listed
         case ((Task.MULTICLASS | Task.RANKING), _):
             return None if text is None or not prediction.decision else prediction.decision != text
         case _, Threshold() as decision:
-            expected = _expected(document, decision, number, text)
+            expected = _expected(decision, number, text)
             return None if expected is None or not prediction.decision else prediction.decision != expected
         case Task.BINARY, _:
-            return None if number is None else _beyond(document, prediction.score, LIKELY) != (number >= LIKELY)
+            return None if number is None else _likely(document, prediction.score) != (number >= LIKELY)
         case _:
-            return None  # without a threshold nobody has said how far off is wrong
+            return None  # an anomaly's score has no scale on which half would be much
 
 
-def _expected(document: ModelDocument, decision: Threshold, number: float | None, text: str | None) -> str | None:
+def _expected(decision: Threshold, number: float | None, text: str | None) -> str | None:
     """The decision that the label calls for."""
     if text is not None:
         return text if text in (decision.hit, decision.otherwise) else None
     if number is None:
         return None
-    measured = document.task is Task.REGRESSION
-    hit = _beyond(document, number, decision.threshold) if measured else number >= LIKELY
-    return decision.hit if hit else decision.otherwise
+    return decision.hit if number >= LIKELY else decision.otherwise
 
 
-def _beyond(document: ModelDocument, value: float, bound: float) -> bool:
-    return value >= bound if document.output.direction == "higher" else value <= bound
-
-
-def judged(labelled: Iterable[Labelled], documents: Mapping[int, ModelDocument]) -> list[Judged]:
-    """The rows that can be compared, in the order in which their labels arrived. `documents` are by version."""
-    found = []
-    for one in sorted(labelled, key=lambda one: (one.arrival_ns, one.prediction.prediction_id)):
-        row, document = one.prediction, documents.get(one.prediction.version)
-        if document is not None and (mistake := mistaken(document, one)) is not None:
-            found.append(
-                Judged(row.prediction_id, row.entity_hash, row.arm, row.weight_bps, row.step, one.arrival_ns, mistake)
-            )
-    return found
+def _likely(document: ModelDocument, score: float) -> bool:
+    return score >= LIKELY if document.output.direction == "higher" else score <= LIKELY

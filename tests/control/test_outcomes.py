@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.outcomes import lake as lakes
+from control.outcomes.evidence import business_rows, counted, labelled_rows
 from control.outcomes.join import (
     DAY_NS,
     PATIENCE_NS,
@@ -28,7 +29,7 @@ from control.outcomes.join import (
     Rule,
     join,
 )
-from control.outcomes.mistakes import judged, mistaken, rule_of
+from control.outcomes.mistakes import mistaken, rule_of
 from gateway.contract.document import ModelDocument
 from gateway.recorder.columns import OUTCOMES, PREDICTIONS
 from tests.support import STRESS
@@ -255,7 +256,7 @@ def test_the_order_of_rows_changes_nothing(
     again = join(shuffled, mixed, RULES, as_of_ns)
     assert again.labelled == found.labelled
     assert again.counts == found.counts
-    assert [one[:2] for one in again.kpis] == [one[:2] for one in found.kpis]
+    assert again.kpis == found.kpis
 
 
 @settings(deadline=None)
@@ -454,17 +455,26 @@ LABELS = {"score": "y", "labels": ["basic", "plus"]}
         ("binary", {}, {"score": 0.75, "decision": None}, 1.0, None, False),
         ("binary", {}, {"score": 0.25, "decision": None}, 1.0, None, True),
         ("binary", {}, {"score": 0.25, "decision": None}, None, "left", None),
-        ("regression", {"decision": CALL}, {"decision": "call"}, 10.0, None, False),
-        ("regression", {"decision": CALL}, {"decision": "call"}, 9.0, None, True),
+        ("regression", {}, {"score": 7.5}, 9.0, None, False),
+        ("regression", {}, {"score": 7.5}, 10.0, None, True),
+        ("regression", {}, {"score": 7.5}, None, "much", None),
         (
-            "regression",
-            {"decision": CALL, "output": {"score": "y", "direction": "lower"}},
-            {"decision": "call"},
-            9.0,
+            "ranking",
+            {"output": LABELS, "decision": {"kind": "top_k", "k": 1}},
+            {"decision": "plus"},
             None,
-            False,
+            "basic",
+            True,
         ),
-        ("regression", {}, {"decision": None}, 9.0, None, None),
+        (
+            "ranking",
+            {"output": LABELS, "decision": {"kind": "top_k", "k": 2}},
+            {"decision": "plus"},
+            None,
+            "plus",
+            None,
+        ),
+        ("anomaly", {}, {"decision": None}, 1.0, None, None),
         ("anomaly", {"decision": CALL}, {"decision": "call"}, 0.0, None, True),
         ("multiclass", {"output": LABELS, "decision": {"kind": "argmax"}}, {"decision": "plus"}, None, "plus", False),
         ("multiclass", {"output": LABELS, "decision": {"kind": "argmax"}}, {"decision": "plus"}, None, "basic", True),
@@ -476,7 +486,7 @@ def test_a_mistake_follows_the_task(
 ) -> None:
     """None where prediction and label cannot be compared."""
     labelled = Labelled(prediction(**said), number, text, NOW_NS, absent=False)
-    assert mistaken(document(task, **more), labelled) is expected
+    assert mistaken(document(task, **more), labelled, error_above=2.0) is expected
 
 
 def test_a_rollout_s_labelled_rows_come_in_the_order_of_arrival() -> None:
@@ -490,10 +500,49 @@ def test_a_rollout_s_labelled_rows_come_in_the_order_of_arrival() -> None:
     reports = [outcome("1", NOW_NS + 5, prediction_id="a"), outcome("2", NOW_NS + 4, prediction_id="b")]
     found = join(rows, [*reports, outcome("3", prediction_id="c")], RULES, NOW_NS + 2 * DAY_NS)
     documents = {1: document("binary", decision=CALL), 2: document("binary", decision=CALL)}
-    assert [tuple(one) for one in judged(found.labelled, documents)] == [
+    assert [tuple(one) for one in labelled_rows(found.labelled, documents)] == [
         ("b", 2, "challenger", 500, 2, NOW_NS + 4, False),
         ("a", 1, "champion", 500, 2, NOW_NS + 5, True),
     ]
+
+
+def test_a_unit_counts_once_by_its_first_bad_row_and_by_its_first_row_in_the_step() -> None:
+    """To roll back, the first mistake in the rollout; to advance, the first row in the step, bad or not."""
+    rollout = {"rollout_id": 5, "arm": "challenger", "weight_bps": 500}
+    rows = [
+        prediction("a1", entity_hash=1, step=1, decision="call", **rollout),
+        prediction("a2", NOW_NS + 1, entity_hash=1, step=2, decision="call", **rollout),
+        prediction("a3", NOW_NS + 2, entity_hash=1, step=2, decision="leave", **rollout | {"weight_bps": 2_500}),
+        prediction("b1", entity_hash=2, step=1, decision="leave", **rollout),
+        prediction("b2", NOW_NS + 1, entity_hash=2, step=2, decision="leave", **rollout | {"weight_bps": 2_500}),
+        prediction("c1", entity_hash=3, step=2, decision="leave", **rollout | {"arm": "champion"}),
+    ]
+    reports = [
+        outcome(row.prediction_id, NOW_NS + 10 + at, prediction_id=row.prediction_id) for at, row in enumerate(rows)
+    ]
+    found = join(rows, reports, RULES, NOW_NS + DAY_NS)
+    judged = labelled_rows(found.labelled, {1: document("binary", decision=CALL)})
+    counts = counted(judged, step=2)
+    assert counts.first_bad == {500: (1, 1), 2_500: (1, 0)}
+    assert counts.scored == {500: (1, 1), 2_500: (1, 0)}
+    assert counts.bad == {500: (0, 1), 2_500: (1, 0)}
+    assert counted(judged, step=3).scored == {}
+    assert counted(judged, step=2, sample_bps=3) == counted([row for row in judged if row.entity_hash != 3], step=2)
+
+
+def test_a_business_result_is_bad_under_its_bound() -> None:
+    """Where it was reported; where the model has no entity, the request is what counts."""
+    rows = [prediction(name, entity_hash=None, rollout_id=5, weight_bps=500, step=1) for name in ("a1", "b2")]
+    rows = [row._replace(prediction_id=f"{row.prediction_id:0>28}") for row in rows]
+    reports = [
+        outcome(f"{at}", NOW_NS + at, prediction_id=row.prediction_id, label_number=None, kpis={"revenue": value})
+        for at, (row, value) in enumerate(zip(rows, (1.0, 2.0), strict=True))
+    ]
+    found = join(rows, reports, RULES, NOW_NS + DAY_NS)
+    judged = business_rows(found.kpis, "revenue", 2.0)
+    assert [(row.prediction_id[-2:], row.bad) for row in judged] == [("a1", True), ("b2", False)]
+    assert business_rows(found.kpis, "calls", 2.0) == []
+    assert counted(judged, step=1).scored == {500: (0, 2)}
 
 
 def test_a_document_says_its_rule() -> None:

@@ -28,7 +28,7 @@ from tests.gateway.gateways import Gateway
 from tests.gateway.gateways import gateway as running_gateway
 from tests.support import STRESS, until
 
-KILLS = 60 if STRESS else 6
+KILLS = 24 if STRESS else 6
 PREDICTION = "0123456789abcdef" + "00000000002a"
 SLOW_DISK = r"""
 #include <errno.h>
@@ -274,7 +274,7 @@ class Reporter:
                 names = [f"{self._name}-{number}-{row}" for row in range(20)]
                 request = pb.RecordOutcomesRequest(outcomes=[outcome(name) for name in names])
                 try:
-                    stub.RecordOutcomes(request, timeout=30, wait_for_ready=True)
+                    stub.RecordOutcomes(request, timeout=170, wait_for_ready=True)
                 except grpc.RpcError as error:
                     self.codes.add(error.code())
                     continue  # with the same ids
@@ -283,6 +283,7 @@ class Reporter:
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(900)
 def test_no_acknowledged_outcome_is_lost_when_workers_are_killed(tmp_path: Path) -> None:
     """Killed at any moment, again and again; the last segment's torn tail is cut by the worker that comes after."""
     with running_gateway(tmp_path / "gateway") as running:

@@ -255,12 +255,13 @@ def test_a_recorder_killed_between_any_two_durable_steps_puts_each_file_once(tmp
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(900)
 def test_every_row_is_in_the_lake_once_though_recorders_are_killed(tmp_path: Path) -> None:
     """Killed at any moment, again and again, while two workers write."""
     config = recording(tmp_path)
     chance = random.Random(11)
     journals = [JournalWriter(config.journal_path / f"worker-{index}", 2 << 20) for index in range(2)]
-    log = OutcomeLog(config.outcomes_path / "worker-0", 1 << 20, 4096)
+    log = OutcomeLog(config.outcomes_path / "worker-0", 64 << 20, 4096)
     written = reported = 0
     for _ in range(KILLS):
         with role("recorder", config) as process:
