@@ -15,8 +15,8 @@ import numpy.typing as npt
 from control.rollout.case import Case, Cause, Evidence, Phase, StepCounts, Verdict
 from control.rollout.judge import judge
 from control.rollout.policy import Metric, Policy
-from gateway.contract.alone import Watched, breach
-from gateway.contract.evidence import Arms, counted
+from gateway.contract.alone import bad_event_evidence, slot_alpha
+from gateway.contract.evidence import Arms, counted, reached
 
 Array = npt.NDArray[Any]
 SECOND_NS: Final = 1_000_000_000
@@ -144,10 +144,9 @@ class _Run:
     def _alone(self) -> bool:
         errors = self.policy.metrics.errors
         assert errors is not None
-        alpha = self.policy.alpha_of(errors.alpha_share_pct)
+        alpha = slot_alpha(self.policy.alpha_of(errors.alpha_share_pct), self.policy.gateway_slots)
         return any(
-            breach([Watched("errors", alpha, errors.rho, two_sided=False, bad=bad)], self.policy.gateway_slots)
-            for bad in self.first_bad[:GATEWAYS]
+            reached(bad_event_evidence(bad, errors.rho, two_sided=False), alpha) for bad in self.first_bad[:GATEWAYS]
         )
 
     def _case(self, second: float) -> Case:

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contract import ceiling, distribution, evidence
-from gateway.contract.alone import Watched, breach, central_alpha, slot_alpha
+from gateway.contract.alone import bad_event_evidence, central_alpha, slot_alpha
 from gateway.contract.evidence import Arms, Counts
-from gateway.contract.tally import Tally
-from tests.control.streams import counts_at, first_bad, log_e_path, path, ramp, sticky
+from tests.control.streams import counts_at, first_bad, log_e_path, ramp, sticky
 
 WEIGHTS = (100, 500, 2_500, 9_900)
 Test = Callable[[Counts], float]
@@ -218,30 +217,6 @@ def test_latency_thresholds_are_the_champions_quantiles_with_slack() -> None:
     assert distribution.slow_at(thresholds, 110) == [True, True, False, False]
 
 
-def test_a_tally_counts_a_unit_once_per_name_and_goes_on_where_it_stopped() -> None:
-    """Restarted from what it had seen and counted, it knows its entities."""
-    tally = Tally()
-    assert tally.count("errors", b"a", 500, challenger=True)
-    assert not tally.count("errors", b"a", 2_500, challenger=True)
-    assert tally.count("labels", b"a", 2_500, challenger=True)
-    assert tally.count("errors", b"b", 500, challenger=False)
-    again = Tally([("errors", b"a"), ("errors", b"b")], tally.counts)
-    assert not again.count("errors", b"b", 500, challenger=False)
-    assert again.counts["errors"] == {500: Arms(1, 1)}
-
-
-def test_a_tally_and_the_simulations_rule_count_alike() -> None:
-    """So that what the simulations show holds for what the planes do."""
-    stream = sticky(np.random.default_rng(7), 200, ramp(3_000, 500, 5_000), 0.1, 2.0)
-    tally = Tally()
-    for entity, challenger, weight, bad in zip(*stream, strict=True):
-        if bad:
-            tally.count("errors", int(entity).to_bytes(4), int(weight), bool(challenger))
-    at = first_bad(stream)
-    assert tally.counts["errors"] == counts_at(stream, at)
-    assert path(stream, at)[-1] == pytest.approx(evidence.harm(tally.counts["errors"]), abs=1e-8)
-
-
 def test_the_vectorised_path_is_the_e_value_of_the_counts_so_far() -> None:
     """The simulations' arithmetic against the contract's, at every event."""
     stream = sticky(np.random.default_rng(3), 500, ramp(4_000, 100, 2_500, 5_000), 0.05, 3.0)
@@ -252,13 +227,8 @@ def test_the_vectorised_path_is_the_e_value_of_the_counts_so_far() -> None:
             assert found[k] == pytest.approx(test(counts_at(stream, at[: k + 1]), rho), abs=1e-7)
 
 
-def test_a_gateway_steps_back_at_its_own_part_of_alpha_and_names_the_metric() -> None:
-    """The parts of all slots and of the control plane sum to the metric's alpha."""
+def test_the_parts_of_those_who_judge_sum_to_the_metrics_alpha() -> None:
+    """The control plane's and those of all slots, whether or not a gateway is connected in each."""
     assert central_alpha(0.004) + 8 * slot_alpha(0.004, 8) == pytest.approx(0.004)
-    quiet = Watched("non_finite", 0.001, 1.1, two_sided=False, bad={500: Arms(1, 5)})
-    failing = Watched("errors", 0.0035, 1.1, two_sided=False, bad={500: Arms(6, 0)})
-    assert breach([quiet], 8) is None
-    found = breach([quiet, failing], 8)
-    assert found is not None
-    assert found.metric == "errors"
-    assert found.log_e >= found.threshold == evidence.threshold(0.0035 / 16)
+    assert evidence.reached(bad_event_evidence({500: Arms(6, 0)}, 1.1, two_sided=False), slot_alpha(0.0035, 8))
+    assert not evidence.reached(bad_event_evidence({500: Arms(1, 5)}, 1.1, two_sided=False), slot_alpha(0.0035, 8))

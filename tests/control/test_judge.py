@@ -263,10 +263,11 @@ def rolled_out(traffic: Traffic, ratio: float, policy: Policy, tick_s: float, se
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(1_800)
 def test_whole_rollouts_of_sound_versions_are_rolled_back_at_most_as_often_as_alpha() -> None:
     """Control plane and gateways, steps that the judge itself takes, sticky entities, some of which always fail."""
-    traffic = Traffic(50, 7_200, 20_000, 0.002, always_bad=0.002)
-    found = [rolled_out(traffic, 1.0, STANDARD, 60, run) for run in range(RUNS // 2)]
+    traffic = Traffic(20, 7_200, 20_000, 0.004, always_bad=0.002)
+    found = [rolled_out(traffic, 1.0, STANDARD, 120, run) for run in range(RUNS if STRESS else 40)]
     assert consistent(Rate(sum(back for back, _, _ in found), len(found)), STANDARD.alpha)
 
 
