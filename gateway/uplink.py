@@ -156,6 +156,7 @@ class RouteFollower:
             revision=self._boards.revision(),
             feature_sequence=self.sequence,
             problems=self.problems(),
+            history_id=self.table.history_id,
             withdrawals=[_withdrawal(one) for one in self._withdrawn()],
             pinned=[pb.PinnedVersion(model=model, version=number, last_ns=ns) for model, number, ns in self._pinned()],
         )

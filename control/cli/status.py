@@ -131,7 +131,7 @@ def _one_model(model: rollout_pb2.ModelStatus) -> RenderableType:
         pairs += [("since", f"{moment(model.since_ns)}, put there by {model.promoted_by}")]
         pairs += [("approved by", ", ".join(model.approved_by) or "nobody: unapproved")]
     kept = ", ".join(f"{model.model}/{version}" for version in model.kept_versions)
-    pairs += [("can go back to", kept or "no version: it is its first champion")] if model.champion_version else []
+    pairs += [("can go back to", kept or "no version")] if model.champion_version else []
     if change.action:
         pairs += [("last change", f"{change.action} {change.subject} by {change.actor}, {moment(change.time_ns)}")]
     return facts(pairs)

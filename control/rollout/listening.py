@@ -39,6 +39,8 @@ class Listener:
     def take(self, request: pb.WatchRoutesRequest) -> None:
         """Takes one report."""
         report = _report(request)
+        if request.history_id not in ("", self._store.history_id):
+            report = report._replace(revision=0, feature_sequence=0)
         self._hub.take(self._session, report)
         try:
             self._record(report.withdrawals)

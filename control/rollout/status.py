@@ -30,7 +30,8 @@ def stopped_alert(model: str, reason: str, actor: str) -> AlertText:
     """Says who stopped a model, and how it goes on."""
     because = f": {reason}" if reason else ""
     return alert(
-        Alert.STOPPED_BY_OPERATOR, f"{actor} stopped it{because}; `interlock model start {model}` has it answer again"
+        Alert.STOPPED_BY_OPERATOR,
+        f"{actor} stopped it{because}; `interlock model start {model} --reason WHY` has it answer again",
     )
 
 

@@ -223,6 +223,18 @@ def test_a_version_that_callers_named_within_a_day_is_not_retired(
     assert mia.call(mia.rollout.RetireVersion, request).sequence
 
 
+def test_a_revision_of_another_history_confirms_nothing(plane: ControlPlane, mia: Client, ben: Client) -> None:
+    """Its numbers may be larger than any of ours; the gateway follows another store, such as before a restore."""
+    champions(plane, mia, ben, "foreign", 2)
+    with gateway(plane, "g1", confirms=False) as one:
+        one.follow("another history", 1_000_000)
+        request = rollout_pb2.RollBackRequest(idempotency_key=key(), model="foreign", reason="x", wait_ms=300)
+        assert list(mia.call(mia.rollout.RollBack, request).pending) == ["g1"]
+        one.follow(plane.store.history_id, 1_000_000)
+        request.wait_ms = 10_000
+        assert list(mia.call(mia.rollout.RollBack, request).confirmed) == ["g1"]
+
+
 def test_a_gateway_that_went_away_is_named_by_a_rollback_and_by_the_status(
     plane: ControlPlane, mia: Client, ben: Client
 ) -> None:

@@ -67,6 +67,10 @@ class WatchingGateway:
             )
         )
 
+    def follow(self, history_id: str, revision: int) -> None:
+        """Reports a revision of some history."""
+        self._reports.put(wire.WatchRoutesRequest(gateway_id=self.gateway_id, history_id=history_id, revision=revision))
+
     def tell(self, *withdrawals: wire.Withdrawal, pinned: Sequence[wire.PinnedVersion] = ()) -> None:
         """Reports step backs, and versions that callers named."""
         self._reports.put(wire.WatchRoutesRequest(gateway_id=self.gateway_id, withdrawals=withdrawals, pinned=pinned))

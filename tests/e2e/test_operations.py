@@ -62,16 +62,32 @@ class Night(Interlock):
         return self.must("model", "history", "churn").out.splitlines()
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation with two champions, the second of which answers, as it lies on the disk when nothing runs."""
+    interlock = Night([str(Path(sys.executable).with_name("interlock"))], tmp_path_factory.mktemp("prepared"))
+    control = interlock.start_control()
+    gateway = interlock.start_gateway(control.address)
+    try:
+        serve_a_model(interlock)
+        interlock.second_champion(control)
+    finally:
+        gateway.terminate()
+        gateway.wait(30)
+        control.end()
+    return interlock.cwd
+
+
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[tuple[Night, dict[str, Any]]]:
-    """A control plane and a gateway with two champions, the second of which answers; whatever runs at the end ends."""
-    interlock = Night([str(Path(sys.executable).with_name("interlock"))], tmp_path)
+def night(prepared: Path, tmp_path: Path) -> Iterator[tuple[Night, dict[str, Any]]]:
+    """A copy of that installation, whose services run; whatever runs at the end ends."""
+    home = tmp_path / "home"
+    shutil.copytree(prepared, home)
+    interlock = Night([str(Path(sys.executable).with_name("interlock"))], home)
     running: dict[str, Any] = {"control": interlock.start_control()}
     try:
         running["gateway"] = interlock.start_gateway(running["control"].address)
-        serve_a_model(interlock)
-        interlock.second_champion(running["control"])
-        assert interlock.score() == (2, [])
+        until(lambda: interlock.score() == (2, []))
         yield interlock, running
     finally:
         if (gateway := running.get("gateway")) is not None:
