@@ -24,6 +24,7 @@ from gateway.contract.tracing import NOBODY, chosen, digest, parse, sent
 from gateway.journal import ROW, STAGES, Block
 from gateway.samples import metrics_of
 from gateway.spans import prediction_id, spans_of
+from gateway.totals import RESULTS
 from gateway.v1 import scoring_pb2 as pb
 from gateway.v1.scoring_pb2_grpc import ScoringServiceStub
 from tests.gateway import zoo
@@ -99,7 +100,7 @@ def block(n: int = 1, notes: object = None, **fields: object) -> Block:
 
 def test_a_sampled_call_becomes_a_span_with_a_child_for_each_stage() -> None:
     """Below the caller's span, one stage after the other, and without a gap."""
-    (call, *stages) = spans_of(block(3, {"traces": [[1, 3, SAMPLED]]}, reason=[0, 0, 13]), 0)
+    (call, *stages) = spans_of(block(3, {"traces": [[1, 3, SAMPLED]]}, reason=[0, 0, RESULTS.index("MODEL_FAILED")]), 0)
     assert (call.trace_id.hex(), call.parent_id.hex(), call.name, call.serves) == (TRACE, PARENT, "score churn", True)
     assert call.attributes["interlock.prediction_id"] == "ab" * 8 + f"{17:012x}"
     assert (call.attributes["interlock.rows"], call.attributes["interlock.version"]) == (2, 3)
