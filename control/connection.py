@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Self, TypeVar
@@ -169,3 +170,8 @@ def _error_info(error: grpc.Call) -> error_details_pb2.ErrorInfo | None:
 def _cause(details: str) -> str:
     """The last part of what gRPC says, which is the operating system's word: "Connection refused (111)"."""
     return details.rpartition(": ")[2] or "the connection broke"
+
+
+def new_key() -> str:
+    """An idempotency key that nobody used before."""
+    return uuid.uuid4().hex

@@ -10,19 +10,18 @@ a job that may be run twice for one change gives the same key both times.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
-from control.connection import CHANGE_S, CallFailed, Connection
+from control.connection import CHANGE_S, CallFailed, Connection, new_key
 from control.files import digest_file, read_chunks
-from control.v1 import features_pb2, governance_pb2, registry_pb2, rollout_pb2
+from control.rollout_client import RolloutClient
+from control.v1 import features_pb2, governance_pb2, registry_pb2
 from control.v1.features_pb2_grpc import FeaturesServiceStub
 from control.v1.governance_pb2_grpc import GovernanceServiceStub
 from control.v1.registry_pb2_grpc import RegistryServiceStub
-from control.v1.rollout_pb2_grpc import RolloutServiceStub
 from gateway.v1 import admin_pb2, scoring_pb2
 from gateway.v1.admin_pb2_grpc import AdminServiceStub
 from gateway.v1.scoring_pb2_grpc import ScoringServiceStub
@@ -36,14 +35,13 @@ TRIES: Final = 4
 """How often an interrupted materialization is taken up again."""
 
 
-class ControlPlane(Connection):
+class ControlPlane(RolloutClient):
     """The control plane, as one actor may use it."""
 
     def __init__(self, address: str, token: str | None) -> None:
-        super().__init__(address, token, "the control plane")
+        super().__init__(address, token)
         self._registry = RegistryServiceStub(self.channel)
         self._governance = GovernanceServiceStub(self.channel)
-        self._rollout = RolloutServiceStub(self.channel)
         self._features = FeaturesServiceStub(self.channel)
 
     # The registry
@@ -142,60 +140,6 @@ class ControlPlane(Connection):
         """Has the whole trail recomputed."""
         return self.call(self._governance.VerifyAudit, governance_pb2.VerifyAuditRequest(), ADMISSION_S)
 
-    # Who answers
-
-    def promote(self, model: str, version: int, wait_s: float = 0, key: str = "") -> rollout_pb2.PromoteVersionResponse:
-        """Makes an approved version the champion, and waits up to `wait_s` for the gateways to confirm it."""
-        request = rollout_pb2.PromoteVersionRequest(
-            idempotency_key=key or new_key(), model=model, version=version, wait_ms=int(wait_s * 1000)
-        )
-        return self.call(self._rollout.PromoteVersion, request, CHANGE_S + wait_s)
-
-    def try_version(self, model: str, version: int, wait_s: float = 0, key: str = "") -> rollout_pb2.TryVersionResponse:
-        """Lets an unapproved version answer, where the control plane was started for trial."""
-        request = rollout_pb2.TryVersionRequest(
-            idempotency_key=key or new_key(), model=model, version=version, wait_ms=int(wait_s * 1000)
-        )
-        return self.call(self._rollout.TryVersion, request, CHANGE_S + wait_s)
-
-    def roll_back(
-        self, model: str, to_version: int = 0, reason: str = "", wait_s: float = 0, key: str = ""
-    ) -> rollout_pb2.RollBackResponse:
-        """Makes a former champion answer again (0: the last one), and waits up to `wait_s` for the gateways."""
-        request = rollout_pb2.RollBackRequest(
-            idempotency_key=key or new_key(),
-            model=model,
-            to_version=to_version,
-            reason=reason,
-            wait_ms=int(wait_s * 1000),
-        )
-        return self.call(self._rollout.RollBack, request, CHANGE_S + wait_s)
-
-    def stop(self, model: str, reason: str, wait_s: float = 0, key: str = "") -> rollout_pb2.StopModelResponse:
-        """Has nobody answer for a model, and waits up to `wait_s` for the gateways."""
-        request = rollout_pb2.StopModelRequest(
-            idempotency_key=key or new_key(), model=model, reason=reason, wait_ms=int(wait_s * 1000)
-        )
-        return self.call(self._rollout.StopModel, request, CHANGE_S + wait_s)
-
-    def start(self, model: str, reason: str, wait_s: float = 0, key: str = "") -> rollout_pb2.StartModelResponse:
-        """Has the champion of a stopped model answer again, and waits up to `wait_s` for the gateways."""
-        request = rollout_pb2.StartModelRequest(
-            idempotency_key=key or new_key(), model=model, reason=reason, wait_ms=int(wait_s * 1000)
-        )
-        return self.call(self._rollout.StartModel, request, CHANGE_S + wait_s)
-
-    def retire(self, model: str, version: int, reason: str, key: str = "") -> int:
-        """Takes a version out of use; returns the number of the audit entry that says so."""
-        request = rollout_pb2.RetireVersionRequest(
-            idempotency_key=key or new_key(), model=model, version=version, reason=reason
-        )
-        return self.call(self._rollout.RetireVersion, request, CHANGE_S).sequence
-
-    def status(self, model: str = "") -> rollout_pb2.GetStatusResponse:
-        """Who answers for each model, and which gateways confirm it."""
-        return self.call(self._rollout.GetStatus, rollout_pb2.GetStatusRequest(model=model))
-
     # Features
 
     def apply_view(self, definition_yaml: str, key: str = "") -> features_pb2.ApplyViewResponse:
@@ -284,8 +228,3 @@ class GatewayAdmin(Connection):
     def accept_history(self, history_id: str) -> None:
         """Has the gateway follow the history that its control plane offers; it begins anew."""
         self.call(self._admin.AcceptHistory, admin_pb2.AcceptHistoryRequest(history_id=history_id))
-
-
-def new_key() -> str:
-    """An idempotency key that nobody used before."""
-    return uuid.uuid4().hex
