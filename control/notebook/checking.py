@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from control.notebook.drafting import document_text
+from control.notebook.drafting import document_text, needs_extra
 from control.notebook.golden import golden_text
 from control.notebook.sample import Sample, read_sample
 
@@ -72,6 +72,7 @@ def check(
     on rows that its graph suggests. `document` is the path of a model.yaml, or a mapping of what to change of a
     drafted one.
     """
+    needs_extra("check")
     from control.registry.rehearsal import rehearse
 
     path = Path(onnx)

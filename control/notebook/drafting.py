@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,12 @@ import yaml
 from control.notebook.sample import Sample, is_missing, slug
 
 REQUIRED: Final = ("purpose", "owner")
+
+
+def needs_extra(what: str) -> None:
+    """Raises ImportError saying what to install where the base install alone is there."""
+    if find_spec("onnx") is None:
+        raise ImportError(f"{what} looks into ONNX files: install what that takes, pip install 'interlock[control]'")
 
 
 def document_text(onnx: Path, sample: Sample | None, name: str, document: str | Path | Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from control.connection import Unreachable, is_loopback
 from control.notebook import scoring
 from control.notebook.checking import Checked, check
 from control.notebook.comparison import Comparison, differences, side_by_side
-from control.notebook.drafting import document_text
+from control.notebook.drafting import document_text, needs_extra
 from control.notebook.golden import pinned_views, stored_types
 from control.notebook.registration import Origin, Registered, Submission, register
 from control.notebook.sample import Sample, cells, read_sample
@@ -69,6 +69,7 @@ class Installation:
         path of a model.yaml, or a mapping of what to say beside what can be read from the graph: purpose and owner at
         least. Raises Fault or Refused saying what is wrong.
         """
+        needs_extra("register")
         from control.registry.document import read_model
 
         path, read = Path(onnx), read_sample(sample)
@@ -104,6 +105,7 @@ class Installation:
         manifests = (self._manifest(first), self._manifest(second))
         scores = None
         if sample is not None:
+            needs_extra("compare with a sample")
             read = read_sample(sample)
             documents = tuple(ModelDocument.model_validate(manifest["document"]) for manifest in manifests)
             answers = tuple(self._answers(m, d, read) for m, d in zip(manifests, documents, strict=True))

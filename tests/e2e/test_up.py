@@ -254,6 +254,8 @@ def test_a_stranger_installs_the_wheel_and_serves_a_model(tmp_path: Path) -> Non
     for command in ("control", "up"):
         told = interlock(command)
         assert (told.code, "pip install 'interlock[control]'" in told.err) == (2, True), told.err
+    client = Interlock([str(tmp_path / "clean" / "bin" / "python"), "-c"], interlock.cwd)
+    assert "pip install 'interlock[control]'" in client("from control.client import check; check('x.onnx')").err
     assert "--admin-address" in interlock.must("gateway", "--help").out
     interlock.must("config", "show")
     for command in ("status", "model list", "audit verify", "score m --entity a=b", "features get a b"):
