@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
@@ -156,10 +155,11 @@ def exporter(config: Config, instance: str) -> Exporter | None:
     """Who exports metrics and spans; None where nothing is to be. Raises ValueError where the extra is missing."""
     if not config.otlp_endpoint:
         return None
-    if find_spec("opentelemetry") is None:
-        raise ValueError("control.otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'")
-    from control.otlp import Exporter
-
+    try:
+        from control.otlp import Exporter
+    except ModuleNotFoundError as error:
+        what = "control.otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'"
+        raise ValueError(what) from error
     return Exporter(config, instance)
 
 

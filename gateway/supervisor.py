@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -42,8 +43,8 @@ def prepare(config: Config) -> Supervisor:
         require_loopback(key, getattr(config, key))
     if config.control:
         require_loopback("control", config.control)
-    if config.otlp_endpoint and not find_spec("opentelemetry"):
-        raise ValueError("otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'")
+    if config.otlp_endpoint:
+        require_otel()
     start_logging("supervisor", config.log_level)
     config = config.model_copy(update={"data": config.data.absolute(), "workers": config.worker_count})
     for path in (config.data, config.artifacts_path, config.features_path, config.journal_path, config.run_path):
@@ -96,6 +97,14 @@ def gateway_id(path: Path) -> str:
         fresh.write_text(secrets.token_hex(8))
         fresh.rename(path)
     return path.read_text().strip()
+
+
+def require_otel() -> None:
+    """Raises ValueError where the exporter could not work."""
+    try:
+        import_module("gateway.contract.otlp")
+    except ModuleNotFoundError as error:
+        raise ValueError("otlp_endpoint is set, and needs the extra `otel`: pip install 'interlock[otel]'") from error
 
 
 def why_no_lake(config: Config) -> str:

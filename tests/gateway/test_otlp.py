@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -277,6 +279,16 @@ def test_a_share_of_the_calls_without_a_trace_context_is_sampled(tmp_path: Path,
     for answer in answers:
         spans = listening.of_trace(digest(answer.prediction_id, 16).hex())
         assert len({span.span_id for span in spans}) == 1 + len(STAGES)
+
+
+@pytest.mark.parametrize("service", ["gateway", "control"])
+def test_a_service_without_the_extra_says_which_one_it_lacks(tmp_path: Path, service: str) -> None:
+    """Before it opens a port."""
+    script = f"import sys; sys.modules['opentelemetry'] = None; from {service}.__main__ import main; sys.exit(main())"
+    flags = [f"--data={tmp_path}", "--address=127.0.0.1:0", "--otlp-endpoint=http://127.0.0.1:4317"]
+    done = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'interlock[otel]'" in done.stderr.splitlines()[-1]
 
 
 def page(running: Gateway) -> list[str]:
