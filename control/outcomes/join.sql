@@ -1,11 +1,12 @@
 -- The rules of join.py, step by step. Before it: the views read_predictions and read_outcomes, the table rules, and the
--- variables as_of_ns, patience_ns, skew_ns and fallback.
+-- variables as_of_ns, patience_ns, skew_ns, fallback and follows.
 
--- What callers got.
+-- What callers got. A row that shares another one's draw is no evidence of its own, and so of no rollout.
 CREATE TEMP TABLE predictions AS
 SELECT DISTINCT ON (prediction_id)
-    prediction_id, time_ns, model::VARCHAR AS model, version, arm::VARCHAR AS arm, rollout_id, step, weight_bps,
-    entity_hash, score, decision::VARCHAR AS decision
+    prediction_id, time_ns, model::VARCHAR AS model, version, arm::VARCHAR AS arm,
+    CASE WHEN trial & getvariable('follows') = 0 THEN rollout_id END AS rollout_id, step, weight_bps, entity_hash,
+    score, decision::VARCHAR AS decision
 FROM read_predictions
 WHERE score IS NOT NULL AND answered_by::VARCHAR <> 'unassigned' AND flags & getvariable('fallback') = 0
     AND time_ns <= getvariable('as_of_ns');

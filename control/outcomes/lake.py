@@ -26,15 +26,15 @@ from control.outcomes.join import (
 from control.outcomes.mistakes import rule_of
 from gateway.contract.document import ModelDocument
 
-FALLBACK: Final = 16
-"""The bit of `flags` that says that no model was asked."""
+BITS: Final = {"fallback": 16, "follows": 1}
+"""The bit of `flags` that says that no model was asked, and the one of `trial` that a row is no evidence of its own."""
 JOIN: Final = Path(__file__).with_name("join.sql")
 LIMITS: Final[dict[str, str | int | float | list[str]]] = {"threads": 2, "memory_limit": "1GB"}
 """Of one query: the control plane has other work to do. What needs more memory goes by way of the disk."""
 PREDICTIONS: Final = (
     "SELECT '' prediction_id, 0::BIGINT time_ns, '' model, 0::BIGINT version, '' arm, '' answered_by, "
-    "0::BIGINT rollout_id, 0 step, 0 weight_bps, 0::UBIGINT entity_hash, 0 flags, 0.0::DOUBLE score, '' decision "
-    "LIMIT 0"
+    "0::BIGINT rollout_id, 0 step, 0 weight_bps, 0::UBIGINT entity_hash, 0 flags, 0 trial, "
+    "0.0::DOUBLE score, '' decision LIMIT 0"
 )
 OUTCOMES: Final = (
     "SELECT '' outcome_id, 0::BIGINT recorded_ns, '' gateway_id, '' prediction_id, '' model, "
@@ -116,7 +116,7 @@ def joined(
         )
         if rules:
             connection.executemany("INSERT INTO rules VALUES (?, ?, ?, ?)", [[name, *rules[name]] for name in rules])
-        given = {"as_of_ns": as_of_ns, "patience_ns": PATIENCE_NS, "skew_ns": SKEW_NS, "fallback": FALLBACK}
+        given = {"as_of_ns": as_of_ns, "patience_ns": PATIENCE_NS, "skew_ns": SKEW_NS, **BITS}
         for name, value in given.items():
             connection.execute(f"SET VARIABLE {name} = {value}::BIGINT")
         connection.execute(JOIN.read_text())

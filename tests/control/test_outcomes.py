@@ -295,7 +295,7 @@ def hour(time_ns: int) -> str:
 
 def stored(row: Prediction) -> dict[str, Any]:
     """As it lies in the lake."""
-    return row._asdict() | {"answered_by": row.arm, "flags": 0}
+    return row._asdict() | {"answered_by": row.arm, "flags": 0, "trial": 0}
 
 
 def told(one: Outcome) -> dict[str, Any]:
@@ -406,13 +406,26 @@ def test_a_lake_without_files_has_nothing_to_join(tmp_path: Path) -> None:
 
 def test_only_what_a_caller_got_is_labelled(tmp_path: Path) -> None:
     """Neither a row without a score, nor a challenger's attempt, nor a declared fallback is a prediction."""
-    good = prediction("good", entity_hash=1)._asdict() | {"answered_by": "champion", "flags": 1}
-    attempt = prediction("attempt", entity_hash=2)._asdict() | {"answered_by": "unassigned", "flags": 0}
-    failed = prediction("failed", entity_hash=3, score=None)._asdict() | {"answered_by": "champion", "flags": 0}
-    fallback = prediction("fallback", entity_hash=4)._asdict() | {"answered_by": "champion", "flags": 16}
+    good = prediction("good", entity_hash=1)._asdict() | {"answered_by": "champion", "flags": 1, "trial": 4}
+    attempt = prediction("attempt", entity_hash=2)._asdict() | {"answered_by": "unassigned", "flags": 0, "trial": 2}
+    failed = prediction("failed", entity_hash=3, score=None)._asdict() | {
+        "answered_by": "champion",
+        "flags": 0,
+        "trial": 0,
+    }
+    fallback = prediction("fallback", entity_hash=4)._asdict() | {"answered_by": "champion", "flags": 16, "trial": 0}
     where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
     write(where, PREDICTIONS, [good, attempt, failed, fallback])
     assert labels(lakes.joined(tmp_path, RULES, LATER_NS)) == [("good", 0.0, True)]
+
+
+def test_a_row_that_shares_another_one_s_draw_is_labelled_and_no_evidence(tmp_path: Path) -> None:
+    """Of several rows of one call, only the first was assigned by a draw of its own."""
+    rows = [prediction(name, entity_hash=None, rollout_id=5) for name in ("first", "follows")]
+    where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
+    write(where, PREDICTIONS, [stored(row) | {"trial": int(row.prediction_id == "follows")} for row in rows])
+    assert len(lakes.joined(tmp_path, RULES, LATER_NS).labelled) == 2
+    assert labels(lakes.joined(tmp_path, RULES, LATER_NS, rollout_id=5)) == [("first", 0.0, True)]
 
 
 def test_predictions_since_a_time_are_joined_as_if_all_were(tmp_path: Path) -> None:
