@@ -17,6 +17,8 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "version.reject": "{actor} rejected {subject}, submitted by {submitted_by}",
         "version.promote": "{actor} made {subject} the one that answers",
         "version.roll_back": "{actor} rolled {subject} back: version {to_version} answers",
+        "version.try": "{actor} put {subject} on trial, unapproved",
+        "version.end_trial": "the trial of {subject} ended: {why}",
         "version.retire": "{actor} retired {subject}",
         "version.step_back": "{by} had gateway {gateway_id} step back from {subject} at {when}",
         "model.stop": "{actor} stopped {subject}: version {version} answers nobody",

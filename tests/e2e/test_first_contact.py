@@ -109,6 +109,7 @@ def test_status_says_what_is_on_trial(running: tuple[Interlock, dict[str, Any]])
     shown = interlock.must("status", "credit")
     assert "credit/1 on trial" in shown.out
     assert "unapproved" in shown.out
+    assert "put credit/1 on trial, unapproved" in interlock.must("model", "history", "credit").out
 
 
 def test_a_changed_file_is_the_next_version_and_one_person_can_try_four_eyes(here: Interlock) -> None:
