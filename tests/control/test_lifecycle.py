@@ -36,7 +36,7 @@ def paths(stage: Stage = Stage.REGISTERED, length: int = 6) -> Iterator[list[tup
 def test_nothing_reaches_live_traffic_without_an_approval() -> None:
     """Take APPROVE out of the table, and no path leads to a stage that answers callers.
 
-    The one exception is no stage and not in this table: trials, which tests/control/test_trial.py holds to what they are.
+    The one exception is no stage and not in this table: trials, which tests/control/test_trial.py holds to theirs.
     """
     assert not reachable(frozenset({Event.APPROVE})) & LIVE
     assert reachable() & LIVE
