@@ -17,7 +17,7 @@ from gateway.config import Config
 from gateway.telemetry import LOG, start_logging
 
 NICENESS: Final = 5
-ROLES: Final = ("worker", "observer", "materializer", "recorder", "exporter")
+ROLES: Final = ("worker", "observer", "materializer", "recorder", "mirror", "exporter")
 BY_HAND: Final = ("step-back", "accept-history")
 LEAVE_S: Final = 5.0
 """How much longer than its drain a process may take to leave after its supervisor has died."""
@@ -101,6 +101,10 @@ def work(role: str, arguments: Sequence[str], config: Config) -> None:
             from gateway import otlp
 
             otlp.run(config)
+        case "mirror":
+            from gateway.mirror import process as mirror
+
+            mirror.run(config)
         case "recorder":
             from gateway.recorder import process
 

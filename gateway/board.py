@@ -88,6 +88,7 @@ class Boards:
         self._materializer = BoardReader(run_path / "materializer.board")
         self._exporter = BoardReader(run_path / "exporter.board")
         self._recorder = BoardReader(run_path / "recorder.board")
+        self._mirror = BoardReader(run_path / "mirror.board")
 
     def workers(self) -> dict[int, dict[str, Any]]:
         """By index, what the workers say that run; one that has not stirred for a while is not among them."""
@@ -121,6 +122,10 @@ class Boards:
     def recorder(self) -> dict[str, Any]:
         """What the recorder says; empty while there is none."""
         return self._recorder.read() or {}
+
+    def mirror(self) -> dict[str, Any]:
+        """What the mirror says; empty while there is none."""
+        return self._mirror.read() or {}
 
 
 def read_board(path: Path) -> dict[str, Any] | None:

@@ -64,6 +64,10 @@ class Config(BaseSettings):
     """Basis points of the rows without a trace context for which spans are exported; chosen by prediction id."""
     otlp_interval_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
     """Milliseconds from one export of metrics and spans to the next."""
+    mirror_bytes: Annotated[int, Field(ge=128 << 20)] = 1 << 30
+    """Bytes of memory that the mirror may take, which loads shadows and what they are compared with for itself."""
+    mirror_niceness: Annotated[int, Field(ge=0, le=19)] = 19
+    """How far the mirror gives way to others; at 19 it runs only while a core is idle, and drops what it cannot do."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The least severe log line written: debug, info, warning or error."""
 
@@ -103,6 +107,11 @@ class Config(BaseSettings):
     def journal_path(self) -> Path:
         """The journals, one directory per worker."""
         return self.data / "journal"
+
+    @property
+    def mirror_journal_path(self) -> Path:
+        """The mirror's own journal, in a directory as a worker's is."""
+        return self.data / "mirror-journal"
 
     @property
     def lake_path(self) -> Path:

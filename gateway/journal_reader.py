@@ -54,6 +54,12 @@ class JournalReader:
         """Where the reader is in each worker's journal; another reader goes on from there."""
         return {name: reader.position for name, reader in self._workers.items()}
 
+    def skip(self) -> None:
+        """Goes to the end of every journal; what was not read before that counts as lost where reading had begun."""
+        for path in sorted(self.directory.glob("worker-*")):
+            reader = self._workers.get(path.name) or self._workers.setdefault(path.name, _WorkerReader(path, START))
+            reader.skip()
+
     def poll(self, limit: int = 1 << 30) -> Iterator[Block]:
         """Yields what was appended since the last poll, in order and at most `limit` blocks for each worker."""
         for path in sorted(self.directory.glob("worker-*")):
@@ -75,6 +81,13 @@ class _WorkerReader:
         self._segment: mmap.mmap | None = None
         self._maps: dict[Path, tuple[int, mmap.mmap]] = {}
         self._looked_ns = 0
+
+    def skip(self) -> None:
+        """Goes to the end so far, by way of the newest segment alone."""
+        if current := self._current():
+            self._move(current, max(current))
+            while self.take() is not None:
+                pass
 
     def take(self) -> Block | None:
         """The next block, or None at the end so far."""

@@ -141,7 +141,7 @@ class Supervisor:
             for index in range(config.worker_count)
         ]
         self._said = [BoardReader(config.run_path / f"worker-{index}.board") for index in range(config.worker_count)]
-        self._others = [self._child(settings, "observer")]
+        self._others = [self._child(settings, "observer"), self._child(settings, "mirror")]
         if config.control:
             self._others.append(self._child(settings, "materializer"))
         self._no_lake = why_no_lake(config)

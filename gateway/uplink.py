@@ -144,6 +144,7 @@ class RouteFollower:
         found += [child["problem"] for child in children if child["problem"]]
         found += self._boards.materializer().get("problems", ())
         found += self._boards.recorder().get("problems", ())
+        found += self._boards.mirror().get("problems", ())
         for index, said in self._boards.workers().items():
             found += [at(f"worker {index}", problem) for problem in said["problems"]]
         return [AlertText(problem[:LONGEST_PROBLEM]) for problem in found[:MOST_PROBLEMS]]

@@ -79,11 +79,15 @@ BREAKS_FROM: Final = 16
 """The minutes from which a version that breaks does."""
 
 
+GROWN: Final = 200 << 20
+"""Bytes that a version takes that breaks by growing; the runtime keeps them for its next runs."""
+
+
 @cache
 def version(number: int, breaks: str = "") -> Version:
     """The version whose score is the minutes plus its number.
 
-    One that breaks by "raising" or "nan" does so for subscribers with BREAKS_FROM minutes or more; by "spinning", for
+    One that breaks by "raising", "nan" or "growing" does so for subscribers with BREAKS_FROM minutes or more; by "spinning", for
     those with exactly SPINS_AT, in a single product of matrices, which nothing can end but the process.
     """
     shape = ["n", 1]
@@ -105,6 +109,14 @@ def version(number: int, breaks: str = "") -> Version:
             helper.make_node("Sqrt", ["left"], ["root"]),
             helper.make_node("Mul", ["root", "zero"], ["added"]),
         ],
+        "growing": [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Greater", ["most", "limit"], ["breaks"]),
+            helper.make_node("Where", ["breaks", "grown", "one"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["filled"]),
+            helper.make_node("ReduceMax", ["filled"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "zero"], ["added"]),
+        ],
         "spinning": [
             helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
             helper.make_node("Equal", ["most", "border"], ["breaks"]),
@@ -115,7 +127,7 @@ def version(number: int, breaks: str = "") -> Version:
             helper.make_node("Mul", ["total", "zero"], ["added"]),
         ],
     }
-    whole = {"huge": [SPIN, SPIN], "small": [1, 1]}
+    whole = {"huge": [SPIN, SPIN], "small": [1, 1], "grown": [GROWN // 4], "one": [1]}
     nodes = [
         *trap[breaks],
         helper.make_node("Add", ["x", "addend"], ["sum"]),
