@@ -33,6 +33,8 @@ from gateway.contract.errors import Fault, Reason
 
 MOST_ENTRIES: Final = 1000
 VOID: Final = "void"
+UNDONE: Final = frozenset({Stage.ROLLED_BACK, Stage.QUARANTINED})
+"""Stages that void the approvals given before."""
 DECISIONS: Final = {Event.APPROVE: "approved", Event.REJECT: "rejected"}
 
 
@@ -59,7 +61,7 @@ class GovernanceService(GovernanceServiceServicer):
         with self._store.read() as connection:
             model_names(connection, request.model)
             waiting = versions_in(connection, frozenset({Stage.REGISTERED}), request.model)
-            undone = {r[:2] for r in versions_in(connection, frozenset({Stage.ROLLED_BACK}), request.model)}
+            undone = {r[:2] for r in versions_in(connection, UNDONE, request.model)}
             given = decisions_on(connection, request.model)
         waiting.sort(key=lambda record: record.submitted_at_ns, reverse=True)
         # What was rolled back since needs a new approval.

@@ -32,6 +32,7 @@ from control.rollout.rollouts import (
     check_comparable,
     ended,
     promoted,
+    released,
     resumed,
 )
 from control.rollout.routes import pinned_hashes
@@ -128,6 +129,13 @@ def move_back(unit: Unit, rollout: Rollout, outcome: Outcome, reason: str, facts
     over = move._replace(rollout=move.rollout._replace(reason=reason))
     action = "rollout.quarantine" if outcome is Outcome.QUARANTINED else "rollout.roll_back"
     return _apply(unit, over, action, {**facts, "reason": reason})
+
+
+def release(unit: Unit, rollout: Rollout, reason: str) -> Rollout:
+    """Ends a rollout in shadow, through no fault of its challenger's, which may be started again."""
+    move = released(rollout, concerned(unit.connection, rollout), unit.now_ns)
+    over = move._replace(rollout=move.rollout._replace(reason=reason))
+    return _apply(unit, over, "rollout.release", {"reason": reason})
 
 
 def find_active(unit: Unit, model: str, version: int = 0) -> Rollout:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from control.rollout.conduct import move_back
+from control.rollout.case import Phase
+from control.rollout.conduct import move_back, release
 from control.rollout.lifecycle import Stage
 from control.rollout.promotion import check_promotable, promotion_moves, rollback_moves, rollback_target
 from control.rollout.records import (
@@ -70,12 +71,15 @@ def promote(unit: Unit, model: str, version: int) -> int:
 def roll_back(unit: Unit, model: str, to_version: int, reason: str) -> RolledBack:
     """Puts a former champion in the champion's place within the unit, and says which in which.
 
-    A version that is on trial beside the champion goes first: it is what changed last. So does one that was promoted by
-    a rollout whose holdback still compares; a former champion that is named goes on from there.
+    A version that answers beside the champion goes first: it is what changed last. So does one that was promoted by a
+    rollout whose holdback still compares; a former champion that is named goes on from there. A version in shadow answers
+    nobody: its rollout is over, since what it is compared with goes, and it may be started again.
     """
     model_names(unit.connection, model)
     rollout = active(unit.connection, model)
-    if rollout is not None:
+    if rollout is not None and rollout.phase is Phase.SHADOW:
+        release(unit, rollout, "the champion that it was compared with is rolled back")
+    elif rollout is not None:
         over = move_back(unit, rollout, Outcome.ROLLED_BACK, reason, {"by": "person"})
         if to_version in (0, rollout.control):
             return RolledBack(over.sequence, rollout.challenger, rollout.control)

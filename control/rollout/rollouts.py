@@ -195,6 +195,12 @@ def back(rollout: Rollout, versions: Sequence[VersionRecord], outcome: Outcome, 
     return Move(ended(rollout, outcome, now_ns), tuple(rollback_moves(challenger, control, event)))
 
 
+def released(rollout: Rollout, versions: Sequence[VersionRecord], now_ns: int) -> Move:
+    """The end of a rollout in shadow that says nothing of its challenger."""
+    challenger = _challenger(rollout, versions)
+    return Move(ended(rollout, Outcome.SUPERSEDED, now_ns), (moved(challenger, Event.RELEASE),))
+
+
 def ended(rollout: Rollout, outcome: Outcome, now_ns: int) -> Rollout:
     """The rollout as it is kept when it is over."""
     return rollout._replace(outcome=outcome, ended_ns=now_ns, paused_ns=0)
