@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from control.outcomes.join import KpiValue, Labelled, Prediction
 from control.outcomes.mistakes import mistaken
@@ -29,6 +29,19 @@ class Judged(NamedTuple):
     def unit(self) -> str:
         """What was assigned to an arm: the entity, or the request where there is none. 16 hexadecimal digits first."""
         return self.prediction_id if self.entity_hash is None else f"{self.entity_hash:016x}"
+
+
+class Pair(NamedTuple):
+    """What two versions said of one row."""
+
+    prediction_id: str
+    version: int
+    """The shadow."""
+    score: float
+    decision: str | None
+    other_version: int
+    other_score: float
+    other_decision: str | None
 
 
 class Counted(NamedTuple):
@@ -57,6 +70,39 @@ def labelled_rows(
 def business_rows(kpis: Iterable[KpiValue], name: str, bad_below: float) -> list[Judged]:
     """The rows with that business result, by arrival: bad where it is under a bound."""
     return _ordered(_judged(one.prediction, one.arrival_ns, one.value < bad_below) for one in kpis if one.name == name)
+
+
+def mistaken_alone(
+    labelled: Iterable[Labelled],
+    pairs: Iterable[Pair],
+    documents: Mapping[int, ModelDocument],
+    error_above: float | None = None,
+) -> Arms:
+    """Labelled pairs of a shadow in which one version alone was wrong: the challenger, and the other one.
+
+    A unit counts once, with the first pair, by the label's arrival, in which they differ.
+    """
+    by_id = {pair.prediction_id: pair for pair in pairs}
+    first: dict[int | str, bool] = {}
+    for one in sorted(labelled, key=lambda one: (one.arrival_ns, one.prediction.prediction_id)):
+        if (pair := by_id.get(one.prediction.prediction_id)) is None:
+            continue
+        wrong = [_wrong(one, said, documents, error_above) for said in (pair[1:4], pair[4:7])]
+        if None not in wrong and wrong[0] is not wrong[1]:
+            row = one.prediction
+            first.setdefault(row.prediction_id if row.entity_hash is None else row.entity_hash, bool(wrong[0]))
+    return Arms(sum(first.values()), len(first) - sum(first.values()))
+
+
+def _wrong(
+    one: Labelled, said: tuple[Any, ...], documents: Mapping[int, ModelDocument], error_above: float | None
+) -> bool | None:
+    """Whether a version was wrong that said this (version, score and decision) of the same row."""
+    version, score, decision = said
+    if (document := documents.get(version)) is None:
+        return None
+    prediction = one.prediction._replace(version=version, score=score, decision=decision)
+    return mistaken(document, one._replace(prediction=prediction), error_above)
 
 
 def counted(rows: Iterable[Judged], step: int, sample_bps: int = WHOLE_BPS) -> Counted:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
+from control.outcomes.evidence import Pair
 from control.outcomes.join import (
     PATIENCE_NS,
     SKEW_NS,
@@ -73,6 +74,19 @@ COUNTS: Final = """
 OTHERS: Final = """
     SELECT (SELECT count(*) FROM labels WHERE age > 1), (SELECT count(*) FROM labels WHERE conflicts),
         (SELECT count(*) FROM silent JOIN predictions USING (prediction_id) WHERE time_ns >= $since_ns)
+"""
+
+
+NO_PAIRS: Final = (
+    "SELECT '' prediction_id, 0::BIGINT time_ns, 0::BIGINT rollout_id, 0::BIGINT AS version, 0.0::DOUBLE score, "
+    "'' decision, 0::BIGINT other_version, 0.0::DOUBLE other_score, '' other_decision LIMIT 0"
+)
+PAIRS: Final = """
+    SELECT DISTINCT ON (prediction_id) prediction_id, version, score, decision::VARCHAR,
+        other_version, other_score, other_decision::VARCHAR
+    FROM read_pairs
+    WHERE rollout_id = $rollout_id AND time_ns >= $since_ns AND score IS NOT NULL AND other_score IS NOT NULL
+    ORDER BY prediction_id
 """
 
 
@@ -139,6 +153,15 @@ def of_rollout(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
     if rule is None:
         return Joined([], [], Counts({}, 0, 0, 0))
     return joined(lake, {trial.model: rule}, as_of_ns, trial.since_ns, trial.rollout_id)
+
+
+def pairs_of(lake: Path, trial: Trial) -> list[Pair]:
+    """What a rollout's shadow said of rows that callers got from another version, where both have a score."""
+    with _connection() as connection:
+        files = _files(lake / "pairs", f"model={trial.model}/hour=*", trial.since_ns)
+        _view(connection, "read_pairs", files, NO_PAIRS)
+        found = connection.execute(PAIRS, {"rollout_id": trial.rollout_id, "since_ns": trial.since_ns}).fetchall()
+    return [Pair(*row) for row in found]
 
 
 def marks(lake: Path) -> dict[str, Mark]:

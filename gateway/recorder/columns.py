@@ -55,3 +55,24 @@ OUTCOMES: Final = pa.schema(
         ("kpis", NUMBERS),
     ]
 )
+
+PAIRS: Final = pa.schema(
+    [
+        ("prediction_id", pa.string()),
+        ("time_ns", pa.int64()),
+        ("gateway_id", WORD),
+        ("model", WORD),
+        ("rollout_id", pa.int64()),
+        ("entity_hash", pa.uint64()),
+        ("version", pa.int64()),
+        ("score", pa.float64()),
+        ("decision", WORD),
+        ("reason", WORD),
+        ("run_ns", pa.int64()),
+        ("other_version", pa.int64()),
+        ("other_score", pa.float64()),
+        ("other_decision", WORD),
+        ("other_reason", WORD),
+        ("other_run_ns", pa.int64()),
+    ]
+)

@@ -9,22 +9,17 @@ from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from gateway.contract.errors import Reason
 from gateway.contract.row import BLANK, RowCodec
 from gateway.contract.schema import Dtype, Feature
 from gateway.journal import STAGES, Block
+from gateway.recorder.arrays import NEWER, decisions, each, in_schema, nullable, reasons, scores, word
 from gateway.recorder.columns import PREDICTIONS
 from gateway.recorder.definitions import Definition
 from gateway.request import Arm
 
 ARMS: Final = tuple(arm.name.lower() for arm in Arm)
-REASONS: Final = (None, *Reason)
-"""By their numbers in the journal."""
-NEWER: Final = "OTHER"
-"""Stands for a reason or an arm that a worker of a newer release has written."""
 NUMBER_TYPES: Final = {Dtype.FLOAT32: "<f4", Dtype.INT64: "<i8", Dtype.BOOL: "?"}
 
 Words = Callable[[bytes, str], Sequence[str]]
@@ -56,28 +51,28 @@ def table(blocks: Sequence[tuple[Block, Definition | None]], gateway_id: str, wo
             for block, _ in blocks
             for number in range(block.first_row, block.first_row + len(block.rows))
         ],
-        "gateway_id": _word([gateway_id], np.zeros(n, np.int32)),
-        "model": _word([block.model for block, _ in blocks], np.repeat(np.arange(len(blocks), dtype=np.int32), sizes)),
-        "arm": _word([*ARMS, NEWER], np.minimum(rows["arm"], len(ARMS)).astype(np.int32)),
-        "answered_by": _word([*ARMS, NEWER], np.minimum(rows["answered_by"], len(ARMS)).astype(np.int32)),
-        "rollout_id": _nullable(_each([block.rollout_id for block, _ in blocks], sizes), 0),
+        "gateway_id": word([gateway_id], np.zeros(n, np.int32)),
+        "model": word([block.model for block, _ in blocks], np.repeat(np.arange(len(blocks), dtype=np.int32), sizes)),
+        "arm": word([*ARMS, NEWER], np.minimum(rows["arm"], len(ARMS)).astype(np.int32)),
+        "answered_by": word([*ARMS, NEWER], np.minimum(rows["answered_by"], len(ARMS)).astype(np.int32)),
+        "rollout_id": nullable(each([block.rollout_id for block, _ in blocks], sizes), 0),
         "weight_bps": rows["weight_bps"],
-        "entity_hash": _nullable(hashes, 0),
+        "entity_hash": nullable(hashes, 0),
         "flags": rows["flags"],
         "trial": rows["trial"],
-        "feature_age_ms": _nullable(rows["feature_age_ms"], -1),
+        "feature_age_ms": nullable(rows["feature_age_ms"], -1),
         "defaulted": rows["defaulted"],
-        "score": pa.array(rows["score"], mask=np.isnan(rows["score"])),
-        "decision": _decisions(blocks),
-        "reason": _reasons(rows["reason"]),
+        "score": scores(rows["score"]),
+        "decision": decisions([(block.rows["decision"], definition) for block, definition in blocks]),
+        "reason": reasons(rows["reason"]),
         "features": numbers,
         "texts": texts,
     }
     for name in ("time_ns", "revision", "version", "step", "feature_sequence"):
-        columns[name] = _each([getattr(block, name) for block, _ in blocks], sizes)
+        columns[name] = each([getattr(block, name) for block, _ in blocks], sizes)
     stages = np.repeat(np.array([block.stages_ns for block, _ in blocks], np.int64), sizes, axis=0)
     columns |= {f"{stage}_ns": stages[:, index] for index, stage in enumerate(STAGES)}
-    return pa.table([_array(columns[field.name], field) for field in PREDICTIONS], schema=PREDICTIONS)
+    return in_schema(columns, PREDICTIONS)
 
 
 def features(blocks: Iterable[tuple[Block, Definition | None]], words: Words) -> tuple[list[Any], list[Any]]:
@@ -144,46 +139,3 @@ def _column(
         known = words(feature.name)
         found = [known[code] if code < len(known) else None for code in found]
     return [None if gone else value for gone, value in zip(absent, found, strict=True)]
-
-
-def _decisions(blocks: Sequence[tuple[Block, Definition | None]]) -> pa.DictionaryArray:
-    """Indices of each version's own labels become indices of all labels."""
-    everything: dict[str, int] = {}
-    indices: list[npt.NDArray[Any]] = []
-    for block, definition in blocks:
-        labels = definition.document.decision_labels if definition else ()
-        places = np.array([everything.setdefault(label, len(everything)) for label in labels] + [-1], np.int32)
-        own = block.rows["decision"]
-        indices.append(places[np.where((own >= 0) & (own < len(labels)), own, -1)])
-    joined = np.concatenate(indices)
-    return _word(list(everything) or [""], joined, joined < 0)
-
-
-def _reasons(numbers: npt.NDArray[Any]) -> pa.DictionaryArray:
-    known = [str(reason) for reason in REASONS[1:]] + [NEWER]
-    places = np.minimum(numbers.astype(np.int32) - 1, len(known) - 1)
-    return _word(known, places, numbers == 0)
-
-
-def _word(words: Sequence[str], places: npt.NDArray[Any], null: npt.NDArray[Any] | None = None) -> pa.DictionaryArray:
-    """Text by its place in a list, which may name one twice."""
-    unique = {word: place for place, word in enumerate(dict.fromkeys(words))}
-    order = np.array([unique[word] for word in words], np.int32)
-    chosen = order[np.where(null, 0, places)] if null is not None else order[places]
-    return pa.DictionaryArray.from_arrays(pa.array(chosen, pa.int32(), mask=null), list(unique))
-
-
-def _each(values: Sequence[int], sizes: Sequence[int]) -> npt.NDArray[Any]:
-    return np.repeat(np.array(values, np.int64), sizes)
-
-
-def _nullable(values: npt.NDArray[Any], nothing: int) -> pa.Array:
-    return pa.array(values, mask=values == nothing)
-
-
-def _array(values: Any, field: pa.Field) -> pa.Array:
-    if isinstance(values, pa.Array):
-        return values if values.type == field.type else values.cast(field.type)
-    if isinstance(values, np.ndarray):
-        return pa.array(values).cast(field.type)
-    return pa.array(values, field.type)

@@ -26,7 +26,8 @@ from gateway.journal import Block
 from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
 from gateway.outcome_reader import OutcomeReader
-from gateway.recorder import outcomes, predictions
+from gateway.pairs import read_pairs
+from gateway.recorder import outcomes, pairs, predictions
 from gateway.recorder.definitions import Definition, Definitions
 from gateway.recorder.lake import Lake
 from gateway.recorder.spool import Spool
@@ -59,13 +60,16 @@ class Recorder:
         self._spool = Spool(config.data / "recorder", config.data / "recorder.state", self._lake)
         saved = self._spool.facts
         self._journal = JournalReader(config.journal_path, saved.get("journal"))
+        self._mirror = JournalReader(config.mirror_journal_path, saved.get("pairs"))
         self._outcomes = OutcomeReader(config.outcomes_path, saved.get("outcomes"))
         self._definitions = Definitions(config.routes_path)
         self._store = OnlineStore(config.features_path)
         self._board = Board(config.run_path / "recorder.board")
         self._flush_ns = config.lake_flush_ms * 1_000_000
         self._lost_before = int(saved.get("lost_rows", 0))
+        self._lost_pairs_before = int(saved.get("lost_pairs", 0))
         self._blocks: list[tuple[Block, Definition | None]] = []
+        self._pairs: list[tuple[Block, pairs.Known]] = []
         self._reported: list[Recorded] = []
         self._rows = self._bytes = 0
         self._through_ns = 0
@@ -98,7 +102,10 @@ class Recorder:
         blocks = list(islice(self._journal.poll(AT_ONCE // 2), AT_ONCE))
         for block in blocks:
             self._take(block)
-        more = len(blocks) >= AT_ONCE // 2
+        mirrored = list(islice(self._mirror.poll(AT_ONCE // 2), AT_ONCE))
+        self._pairs += [(block, self._both(block)) for block in mirrored]
+        self._rows += sum(len(block.rows) for block in mirrored)
+        more = max(len(blocks), len(mirrored)) >= AT_ONCE // 2
         if not more:
             self._through_ns = now_ns - SETTLED_NS
         return more
@@ -114,14 +121,18 @@ class Recorder:
         self._rows += len(block.rows)
         self._bytes += sum(map(len, block.payload))
 
+    def _both(self, block: Block) -> pairs.Known:
+        other = read_pairs(block).other_version
+        return self._definitions.get(block.model, block.version), self._definitions.get(block.model, other)
+
     def _write(self) -> None:
         """Commits what was collected, and puts it into the lake; what cannot be written now is tried again."""
         self._due_ns = time.monotonic_ns() + self._flush_ns
         try:
             self._spool.deliver()
-            if self._blocks or self._reported:
+            if self._blocks or self._reported or self._pairs:
                 self._spool.commit(self._tables(), self._facts(), self._gateway_id)
-                self._blocks, self._reported, self._rows, self._bytes = [], [], 0, 0
+                self._blocks, self._pairs, self._reported, self._rows, self._bytes = [], [], [], 0, 0
                 self._spool.deliver()
             self._outcomes.remove_read()
             self._mark()
@@ -138,6 +149,7 @@ class Recorder:
             "gateway_id": self._gateway_id,
             "through_ns": self._through_ns,
             "lost_rows": self._lost_before + self._journal.lost,
+            "lost_pairs": self._lost_pairs_before + self._mirror.lost,
         }
         self._lake.put(BytesIO(json.dumps(mark).encode()), f"gateways/{self._gateway_id}.json")
 
@@ -145,6 +157,9 @@ class Recorder:
         blocks: defaultdict[str, list[tuple[Block, Definition | None]]] = defaultdict(list)
         for block, definition in self._blocks:
             blocks[predictions.partition(block.model, block.time_ns)].append((block, definition))
+        mirrored: defaultdict[str, list[tuple[Block, pairs.Known]]] = defaultdict(list)
+        for block, known in self._pairs:
+            mirrored[pairs.partition(block)].append((block, known))
         reported: defaultdict[str, list[Recorded]] = defaultdict(list)
         for outcome in self._reported:
             reported[outcomes.partition(outcome)].append(outcome)
@@ -153,12 +168,15 @@ class Recorder:
             tables = {
                 where: predictions.table(found, self._gateway_id, _words(snapshot)) for where, found in blocks.items()
             }
+        tables |= {where: pairs.table(both, self._gateway_id) for where, both in mirrored.items()}
         return tables | {where: outcomes.table(found, self._gateway_id) for where, found in reported.items()}
 
     def _facts(self) -> dict[str, Any]:
         return {
             "journal": self._journal.positions,
+            "pairs": self._mirror.positions,
             "outcomes": self._outcomes.places,
+            "lost_pairs": self._lost_pairs_before + self._mirror.lost,
             "lost_rows": self._lost_before + self._journal.lost,
             "through_ns": self._through_ns,
         }

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.outcomes import lake as lakes
-from control.outcomes.evidence import business_rows, counted, labelled_rows
+from control.outcomes.evidence import Pair, business_rows, counted, labelled_rows, mistaken_alone
 from control.outcomes.join import (
     DAY_NS,
     PATIENCE_NS,
@@ -31,7 +31,7 @@ from control.outcomes.join import (
 )
 from control.outcomes.mistakes import mistaken, rule_of
 from gateway.contract.document import ModelDocument
-from gateway.recorder.columns import OUTCOMES, PREDICTIONS
+from gateway.recorder.columns import OUTCOMES, PAIRS, PREDICTIONS
 from tests.support import STRESS
 
 NOW_NS = 1_795_608_000_000_000_000
@@ -556,6 +556,34 @@ def test_a_business_result_is_bad_under_its_bound() -> None:
     assert [(row.prediction_id[-2:], row.bad) for row in judged] == [("a1", True), ("b2", False)]
     assert business_rows(found.kpis, "calls", 2.0) == []
     assert counted(judged, step=1).scored == {500: (0, 2)}
+
+
+def test_a_shadow_s_pairs_count_where_one_version_alone_was_wrong(tmp_path: Path) -> None:
+    """By the labels of the rows that callers got; each entity once."""
+    rows = [prediction(f"p{number}", NOW_NS + number, entity_hash=max(number, 1)) for number in range(6)]
+    reports = [outcome(row.prediction_id, NOW_NS + DAY_NS, prediction_id=row.prediction_id) for row in rows[:5]]
+    said = [
+        ("leave", "call"),
+        ("leave", "call"),
+        ("call", "leave"),
+        ("leave", "leave"),
+        ("leave", None),
+        ("leave", "call"),
+    ]
+    pairs = [
+        Pair(row.prediction_id, 2, 0.5, shadow, 1, 0.5, other) for row, (shadow, other) in zip(rows, said, strict=True)
+    ]
+    fill(tmp_path, rows, reports)
+    stored_pairs = [pair._asdict() | {"time_ns": NOW_NS, "rollout_id": 5, "model": "churn"} for pair in pairs]
+    failed = stored_pairs[0] | {"prediction_id": "failed", "score": None}
+    other = stored_pairs[0] | {"prediction_id": "elsewhere", "rollout_id": 6}
+    where = tmp_path / "pairs" / "model=churn" / f"hour={hour(NOW_NS)}"
+    write(where, PAIRS, [*stored_pairs, failed, other, stored_pairs[0]])
+    trial = lakes.Trial("churn", 5, NOW_NS, {version: document("binary", decision=CALL) for version in (1, 2)})
+    assert lakes.pairs_of(tmp_path, trial) == pairs
+    found = lakes.joined(tmp_path, {"churn": RULES["churn"]}, NOW_NS + 2 * DAY_NS, NOW_NS)
+    assert mistaken_alone(found.labelled, pairs, trial.documents) == (1, 1)
+    assert lakes.pairs_of(tmp_path / "none", trial) == []
 
 
 def test_a_document_says_its_rule() -> None:

@@ -22,7 +22,9 @@ from gateway.contract.document import document_from_json
 from gateway.contract.errors import Reason
 from gateway.journal import ROW, STAGES, Block, JournalWriter
 from gateway.outcome_log import OutcomeLog, segments
-from gateway.recorder.columns import OUTCOMES, PREDICTIONS
+from gateway.pairs import OTHER, Mirrored, pairs_block
+from gateway.record import REASON_NUMBERS
+from gateway.recorder.columns import OUTCOMES, PAIRS, PREDICTIONS
 from gateway.recorder.lake import Lake
 from gateway.recorder.predictions import hour
 from gateway.recorder.spool import Spool
@@ -218,6 +220,31 @@ def test_a_lake_that_takes_nothing_is_a_problem_to_show_and_loses_nothing(tmp_pa
     assert len({row["prediction_id"] for row in rows(config)}) == len(rows(config)) == 7
 
 
+def test_mirrored_pairs_go_to_the_lake_by_the_ids_of_their_predictions(tmp_path: Path) -> None:
+    """What the shadow said beside what the other version said of the same row."""
+    config = recording(tmp_path)
+    live = block(3)._replace(prefix="ab" * 8, first_row=40)
+    others = np.zeros(2, OTHER)
+    others["row"], others["score"], others["decision"], others["other_ns"] = [40, 42], [0.5, np.nan], -1, 7
+    others["reason"] = [0, REASON_NUMBERS[Reason.MODEL_FAILED]]
+    shadow = block(2, score=0.25, entity_hash=9).rows
+    mirror = JournalWriter(config.mirror_journal_path / "worker-mirror", 1 << 20)
+    mirror.append(pairs_block(live, (5, 2), 1, Mirrored(shadow, others)))
+    with role("recorder", config):
+        found = until(lambda: rows(config, "pairs"))
+    assert [row["prediction_id"] for row in found] == [f"{'ab' * 8}{number:012x}" for number in (40, 42)]
+    assert (found[0]["model"], found[0]["rollout_id"], found[0]["version"], found[0]["other_version"]) == (
+        "churn",
+        5,
+        2,
+        1,
+    )
+    assert (found[0]["score"], found[0]["other_score"], found[1]["other_score"]) == (0.25, 0.5, None)
+    assert (found[0]["entity_hash"], found[0]["time_ns"], found[0]["other_run_ns"]) == (9, NOON_NS, 7)
+    assert (found[0]["other_reason"], found[1]["other_reason"]) == (None, Reason.MODEL_FAILED)
+    assert set(found[0]) == set(PAIRS.names)
+
+
 def one(name: str) -> pa.Table:
     """A table of one value."""
     return pa.table({"name": [name]})
@@ -297,7 +324,7 @@ def test_without_a_recorder_the_status_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "lake").exists()
 
 
-@pytest.mark.parametrize("columns", [PREDICTIONS.names, OUTCOMES.names])
+@pytest.mark.parametrize("columns", [PREDICTIONS.names, OUTCOMES.names, PAIRS.names])
 def test_the_page_of_the_lake_explains_every_column(columns: Sequence[str]) -> None:
     """In the order of the files."""
     page = (Path(__file__).parents[2] / "docs" / "lake.md").read_text()
