@@ -80,7 +80,7 @@ class ControlPlane:
         if not config.allow_unapproved:
             end_trials(self.store, "control")
         self._hub = Hub(current_table(self.store))
-        self._controller = Controller(self.store, self._hub, self._publish)
+        self._controller = Controller(self.store, self._hub, self._publish, config.lake_path)
         self._calls = ThreadPoolExecutor(config.threads, "call")
         self._streams = ThreadPoolExecutor(config.max_streams, "stream")
         self._probes = ThreadPoolExecutor(HEALTH_THREADS, "health")

@@ -149,10 +149,17 @@ def joined(
 
 def of_rollout(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
     """What happened after a rollout's predictions, as was known at a time; `evidence` makes rows and counts of it."""
+    return joined(lake, _rules(trial), as_of_ns, trial.since_ns, trial.rollout_id)
+
+
+def of_model(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
+    """What happened after all predictions of the model since the rollout began, with which its shadow is paired."""
+    return joined(lake, _rules(trial), as_of_ns, trial.since_ns)
+
+
+def _rules(trial: Trial) -> dict[str, Rule]:
     rule = rule_of(trial.documents[max(trial.documents)])
-    if rule is None:
-        return Joined([], [], Counts({}, 0, 0, 0))
-    return joined(lake, {trial.model: rule}, as_of_ns, trial.since_ns, trial.rollout_id)
+    return {} if rule is None else {trial.model: rule}
 
 
 def pairs_of(lake: Path, trial: Trial) -> list[Pair]:

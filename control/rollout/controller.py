@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from control.rollout import conduct
@@ -14,6 +15,7 @@ from control.rollout.case import Case, Flags, Judgement, Phase, Verdict
 from control.rollout.forecast import Traffic
 from control.rollout.hub import Hub
 from control.rollout.judge import judge
+from control.rollout.labels import LabelReader, step_number
 from control.rollout.policy import Policy
 from control.rollout.records import approvers, find_version
 from control.rollout.rollout_records import (
@@ -52,7 +54,7 @@ class Judged(NamedTuple):
 class Controller:
     """Judges rollouts. Reports may come from any thread; moves are made one at a time."""
 
-    def __init__(self, store: Store, hub: Hub, publish: Callable[[], None]) -> None:
+    def __init__(self, store: Store, hub: Hub, publish: Callable[[], None], lake: Path) -> None:
         self._store = store
         self._hub = hub
         self.publish = publish
@@ -62,16 +64,19 @@ class Controller:
         self._counting = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
+        self._labels = LabelReader(store, lake, self._wake.set)
         self._thread = threading.Thread(target=self._work, name="controller", daemon=True)
 
     def start(self) -> None:
         """Begins to judge."""
+        self._labels.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Ends after the judgement under way."""
         self._stopping = True
         self._wake.set()
+        self._labels.stop()
         self._thread.join()
 
     def report(self, rollout_id: int, head: Head, first_number: int, rows: list[EvidenceRow]) -> int:
@@ -198,7 +203,7 @@ class Controller:
             if tally is None:
                 tally = self._tallies[rollout.rollout_id] = Tally(policy)
                 tally.add(all_units(connection, rollout.rollout_id))
-            step = rollout.step + 1 + (rollout.phase is Phase.HOLDBACK)
+            step = step_number(rollout)
             summed = mirrored(seen.values())
             evidence = tally.evidence(step, bool(json.loads(rollout.score_edges_json)), summed)
         until_ns = rollout.paused_ns or now_ns
@@ -208,7 +213,7 @@ class Controller:
             elapsed_ns=max(0, until_ns - rollout.phase_since_ns),
             step_elapsed_ns=max(0, until_ns - rollout.step_since_ns),
             approved=approved,
-            evidence=evidence,
+            evidence=self._labels.added(rollout, evidence),
             shadow=shadow_report(summed),
             flags=Flags(
                 paused=bool(rollout.paused_ns),
