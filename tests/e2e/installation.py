@@ -33,6 +33,7 @@ class Installation:
         self.place = place
         self.plane: ControlPlane
         self.versions = 0
+        self.document = tiny.DOCUMENT
 
     @contextmanager
     def control(self, **settings: Any) -> Iterator[ControlPlane]:
@@ -67,7 +68,7 @@ class Installation:
         version = tiny.version(self.versions, breaks)
         request = registry_pb2.RegisterVersionRequest(
             idempotency_key=key(),
-            document_yaml=tiny.DOCUMENT.canonical(),
+            document_yaml=self.document.canonical(),
             model_sha256=upload(self.ana, version.model),
             golden_sha256=upload(self.ana, version.golden),
         )
