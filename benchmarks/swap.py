@@ -1,4 +1,4 @@
-"""Section `swap`: promotions back and forth between two versions while clients call."""
+"""Section `swap`: a second version is promoted and rolled back again and again, while clients call."""
 
 from __future__ import annotations
 
@@ -24,30 +24,46 @@ CHUNK: Final = 10_000
 STEADY_S: Final = 6.0
 SETTLED_SWAP: Final = 20
 """The swap after which memory is first looked at: allocators have their working set by then."""
+POLICY: Final = """
+shadow: null
+holdback: null
+steps: [{weight_bps: 1, minimum_s: 3600}]
+"""
+"""A rollout that waits for an approver to promote its version without evidence."""
+NEVER_NS: Final = 1 << 62
 
 
 class Swap(NamedTuple):
-    """One promotion."""
+    """One change of who answers."""
 
     revision: int
-    version: int
-    confirmed_ns: int
+    versions: tuple[int, ...]
+    """Those that may answer by it."""
+    confirmed_ns: int = NEVER_NS
     """When all workers had confirmed it, on the monotonic clock."""
+
+
+class People(NamedTuple):
+    """Who changes what."""
+
+    approver: ControlPlane
+    engineer: ControlPlane
 
 
 def swap(full: bool) -> dict[str, Any]:
     """Runs the promotions and holds every reply against the revision that it names."""
     swaps = 1000 if full else 100
     with servers.data_directory() as data, Services(data) as services:
-        control, gateway = _start(data, services)
-        done = [_promote(control, 1)]
+        people, gateway = _start(data, services)
+        first = people.engineer.promote("churn", 1, wait_s=30)
+        done = [_confirmed(first, first.revision, 1)]
         servers.first_score(gateway)
         with _callers(gateway, data / "calls.json"):
             time.sleep(STEADY_S)
             began_ns = time.monotonic_ns()
             rss = []
             for index in range(swaps):
-                done.append(_promote(control, 2 - index % 2))
+                done += _roll_back(people) if index % 2 else _promote(people)
                 rss.append(_rss_bytes(services))
             ended_ns = time.monotonic_ns()
         calls = json.loads((data / "calls.json").read_text())
@@ -68,21 +84,21 @@ def swap(full: bool) -> dict[str, Any]:
 
 
 def wrong_versions(calls: Sequence[Sequence[Any]], done: Sequence[Swap]) -> int:
-    """Replies whose version is not the one that their revision names, or whose revision is older than the last one
+    """Replies whose version is not one that their revision names, or whose revision is older than the last one
     that all workers had confirmed before the call began."""
-    version_of = {swap.revision: swap.version for swap in done}
+    versions_of = {swap.revision: swap.versions for swap in done}
     confirmed = sorted((swap.confirmed_ns, swap.revision) for swap in done)
     wrong = newest = 0
     for started_ns, _, version, revision in sorted(calls):
         while confirmed and confirmed[0][0] <= started_ns:
             newest = max(newest, confirmed.pop(0)[1])
-        if version and (version_of.get(revision) != version or revision < newest):
+        if version and (version not in versions_of.get(revision, ()) or revision < newest):
             wrong += 1
     return wrong
 
 
-def _start(data: Path, services: Services) -> tuple[ControlPlane, str]:
-    """Starts both services and brings two versions to approval; returns the control plane and the serving address."""
+def _start(data: Path, services: Services) -> tuple[People, str]:
+    """Starts both services and brings two versions to approval; returns who changes what and the serving address."""
     place = services.start_control()
     gateway = services.start_gateway(place.address, workers=2)
     operator = ControlPlane(place.address, operator_token_path(data).read_text().strip())
@@ -96,8 +112,8 @@ def _start(data: Path, services: Services) -> tuple[ControlPlane, str]:
         pass
     for version in (1, 2):
         _register(data, dana, version)
-        erin.approve("churn", version)
-    return writer, gateway.address
+    erin.approve("churn", 1)
+    return People(erin, writer), gateway.address
 
 
 def _register(data: Path, dana: ControlPlane, seed: int) -> None:
@@ -123,11 +139,23 @@ def _feature_rows() -> Iterator[features_pb2.FeatureRows]:
         yield features_pb2.FeatureRows(keys=keys, event_times_ns=[fixture.EVENT_NS] * CHUNK, columns=columns)
 
 
-def _promote(control: ControlPlane, version: int) -> Swap:
-    answer = control.promote("churn", version, wait_s=30)
+def _promote(people: People) -> list[Swap]:
+    """Promotes version 2 by a rollout; a version that was rolled back needs a new approval first."""
+    people.approver.approve("churn", 2)
+    begun = people.engineer.start_rollout("churn", 2, POLICY)
+    answer = people.approver.promote_rollout("churn", "the benchmark wants it", wait_s=30)
+    return [Swap(begun.rollout.rollout_id, (1, 2)), _confirmed(answer, answer.revision, 2)]
+
+
+def _roll_back(people: People) -> list[Swap]:
+    answer = people.engineer.roll_back("churn", reason="the benchmark wants it", wait_s=30)
+    return [_confirmed(answer, answer.revision, 1)]
+
+
+def _confirmed(answer: Any, revision: int, version: int) -> Swap:
     if answer.pending or not answer.confirmed:
-        raise RuntimeError(f"no gateway confirmed the promotion of version {version} in 30 s")
-    return Swap(answer.revision, version, time.monotonic_ns())
+        raise RuntimeError(f"no gateway confirmed in 30 s that version {version} answers")
+    return Swap(revision, (version,), time.monotonic_ns())
 
 
 @contextmanager
