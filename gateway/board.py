@@ -107,9 +107,16 @@ class Boards:
     def observer(self) -> dict[str, Any]:
         """What the observer says; what it said last, but not connected, if it does not stir; empty before that."""
         said = self._observer.read() or {}
-        if said and said["heartbeat_ns"] < time.monotonic_ns() - PATIENCE_NS:
-            return said | {"connected": False}
+        if said and (
+            said["heartbeat_ns"] < time.monotonic_ns() - PATIENCE_NS or self._is_of_a_former(said.get("pid", 0))
+        ):
+            return said | {"connected": False, "refused_history_id": ""}
         return said
+
+    def _is_of_a_former(self, pid: int) -> bool:
+        """Whether an observer that is no more wrote its board: the figures are kept, what it saw is not."""
+        children = self.supervisor().get("children", ())
+        return any(child["role"] == "observer" and child["pid"] != pid for child in children)
 
     def materializer(self) -> dict[str, Any]:
         """What the materializer says; empty while there is none."""

@@ -98,6 +98,19 @@ def test_a_declared_fallback_is_answered_and_marked(running: Gateway, control: F
     assert flags == [Mark.FALLBACK] * 3
 
 
+def test_the_versions_that_callers_name_are_told_upward(running: Gateway, control: FakeControl) -> None:
+    """So that nobody retires what somebody asks for; calls that leave the choice to the route do not count."""
+    control.publish(message(40, DOCUMENT))
+    until(lambda: control.confirmed(40))
+    running.score()
+    assert not control.reports[-1].pinned
+    with running.channel() as channel:
+        pinned = scoring_pb2.ScoreRequest(model=MODEL, version=1, entities={"subscriber": "S1"})
+        scoring_pb2_grpc.ScoringServiceStub(channel).Score(pinned, timeout=10)
+    (told,) = until(lambda: control.reports[-1].pinned)
+    assert (told.model, told.version, told.last_ns % 60_000_000_000, told.last_ns > 0) == (MODEL, 1, 0, True)
+
+
 def test_a_model_that_never_loads_can_be_stopped(tmp_path: Path) -> None:
     """It may be the loading that harms: a stopped model is not loaded by a worker that begins."""
     with FakeControl() as control:

@@ -226,7 +226,7 @@ def test_the_last_known_good_table_is_served_without_a_control_plane(known: Path
         assert running.score("S1").score == 11.0
         status = running.status()
         assert (status.connected, status.revision) == (False, 7)
-        until(lambda: any("the control plane" in problem for problem in running.board("observer")["problems"]))
+        until(lambda: any("the control plane" in problem for problem in running.board("observer").get("problems", ())))
     with gateway(known) as running:
         until(running.ready)
         assert running.score("S1").revision == 7
@@ -276,7 +276,10 @@ def test_a_signal_drains_and_ends_everything(control: FakeControl, tmp_path: Pat
         assert tuple(heard[:2]) == serving
         assert codes == ["UNAVAILABLE"]
         assert not any(child.is_running() for child in children)
-        assert sorted(path.name for path in (running.data / "run").iterdir()) == ["observer-beat.board", "observer.board"]
+        assert sorted(path.name for path in (running.data / "run").iterdir()) == [
+            "observer-beat.board",
+            "observer.board",
+        ]
 
 
 def test_the_admin_port_drains_too(known: Path) -> None:
