@@ -38,7 +38,7 @@ class Known(NamedTuple):
     step: int
     """The step that its counts by first rows are of."""
     counts: Mapping[Metric, Counted]
-    mistaken_alone: Arms = Arms()
+    mistaken_alone: Arms
 
 
 class LabelReader:
@@ -99,10 +99,11 @@ def step_number(rollout: Rollout) -> int:
 
 
 def read_rollout(lake: Path, rollout: Rollout, documents: Documents) -> Known:
-    """What the lake says of a rollout now: of a shadow by pairs, and then by arms."""
-    if rollout.phase is Phase.SHADOW:
-        return _read_pairs(lake, rollout, documents)
+    """What the lake says of a rollout: of its time in shadow by pairs, whose labels may still come, then by arms."""
     trial = lakes.Trial(rollout.model, rollout.rollout_id, rollout.started_ns, documents)
+    alone = _pairs(lake, rollout, trial)
+    if rollout.phase is Phase.SHADOW:
+        return Known(step_number(rollout), {}, alone)
     joined, step = lakes.of_rollout(lake, trial, time.time_ns()), step_number(rollout)
     labels, business = rollout.policy.metrics.labels, rollout.policy.metrics.business
     counts: dict[Metric, Counted] = {}
@@ -112,16 +113,15 @@ def read_rollout(lake: Path, rollout: Rollout, documents: Documents) -> Known:
     if business is not None:
         rows = business_rows(joined.kpis, business.kpi, business.bad_below)
         counts[Metric.BUSINESS] = counted(rows, step, business.sample_bps)
-    return Known(step, counts)
+    return Known(step, counts, alone)
 
 
-def _read_pairs(lake: Path, rollout: Rollout, documents: Documents) -> Known:
+def _pairs(lake: Path, rollout: Rollout, trial: lakes.Trial) -> Arms:
     labels = rollout.policy.metrics.labels
-    trial = lakes.Trial(rollout.model, rollout.rollout_id, rollout.started_ns, documents)
     if labels is None or not (pairs := lakes.pairs_of(lake, trial)):
-        return Known(step_number(rollout), {})
+        return Arms()
     labelled = lakes.of_model(lake, trial, time.time_ns()).labelled
-    return Known(step_number(rollout), {}, mistaken_alone(labelled, pairs, documents, labels.error_above))
+    return mistaken_alone(labelled, pairs, trial.documents, labels.error_above)
 
 
 def with_labels(evidence: Evidence, known: Known, step: int) -> Evidence:

@@ -60,3 +60,16 @@ def test_a_version_that_is_wrong_is_rolled_back_by_what_callers_report(here: Ins
         over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 60)
     assert over.outcome == "rolled_back"
     assert "labels" in over.reason
+
+
+def test_a_shadow_that_is_wrong_is_rolled_back_before_a_caller_gets_its_answer(here: Installation) -> None:
+    """Its answers to mirrored rows are held against the labels of what callers got."""
+    policy = POLICY.replace("shadow: null", "shadow: {pairs: 100000, max_flip_rate: 1}")
+    with here.gateway("gateway", *RECORDING, f"--lake={here.place / 'lake'}", "--mirror-niceness=0") as caller:
+        started = here.start(here.register(), policy)
+        replies = caller.scores(GOOD[:100])
+        assert {reply.score for reply in replies} == {11.0}
+        report(caller, replies, truth=11.0)
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 60)
+    assert over.outcome == "rolled_back"
+    assert "labels" in over.reason
