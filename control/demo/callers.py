@@ -28,6 +28,10 @@ class Reply(NamedTuple):
     revision: int = 0
     score: float = float("nan")
     defaulted: int = 0
+    challenged: bool = False
+    """Whether a rollout assigned it to the version on trial, whichever version answered in the end."""
+    decision: str = ""
+    prediction_id: str = ""
     failure: str = ""
 
 
@@ -55,9 +59,10 @@ def score_batch(target: Target, keys: Sequence[str]) -> scoring_pb2.ScoreBatchRe
 
 
 class Traffic:
-    """Callers that score without pause, each from a thread and over a connection of its own, within a `with` block."""
+    """Callers that go on scoring, each from a thread and over a connection of its own, within a `with` block."""
 
-    def __init__(self, target: Target, keys: Sequence[str], callers: int) -> None:
+    def __init__(self, target: Target, keys: Sequence[str], callers: int, pause_s: float) -> None:
+        self._pause_s = pause_s
         self._target = target
         self._keys = keys
         self._over = threading.Event()
@@ -80,7 +85,7 @@ class Traffic:
         with grpc.insecure_channel(self._target.address, OPTIONS) as channel:
             stub = ScoringServiceStub(channel)
             for key in itertools.islice(itertools.cycle(self._keys), start, None):
-                if self._over.is_set():
+                if self._over.wait(self._pause_s):
                     return
                 self.replies.append(_score(stub, self._target, key))
 
@@ -92,7 +97,18 @@ def _score(stub: ScoringServiceStub, target: Target, key: str) -> Reply:
         got = stub.Score(request, timeout=DEADLINE_S)
     except grpc.RpcError as error:
         return Reply(key, began_ns, time.monotonic_ns(), failure=_said(error))
-    return Reply(key, began_ns, time.monotonic_ns(), got.version, got.revision, got.score, got.defaulted)
+    return Reply(
+        key,
+        began_ns,
+        time.monotonic_ns(),
+        got.version,
+        got.revision,
+        got.score,
+        got.defaulted,
+        got.arm == scoring_pb2.ARM_CHALLENGER,
+        got.decision,
+        got.prediction_id,
+    )
 
 
 def _said(error: grpc.RpcError) -> str:

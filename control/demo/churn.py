@@ -20,6 +20,9 @@ from gateway.contract.schema import Dtype, FeatureView
 MODEL: Final = "churn"
 ENTITY: Final = "subscriber"
 TARGET: Final = "churn"
+CALL: Final = "call"
+LEAVE_ALONE: Final = "leave alone"
+"""What the score is for: somebody calls those who are likely to leave."""
 SEED: Final = 20_260_101
 HELD_OUT_ROWS: Final = 1000
 NEWEST_EVENT: Final = pd.Timestamp("2026-01-01", tz="UTC")
@@ -81,8 +84,8 @@ def view_definition(name: str, train: pd.DataFrame) -> FeatureView:
     return FeatureView.model_validate({"name": name, "entity": ENTITY, "features": described})
 
 
-def document(views: Sequence[FeatureView], owner: str) -> ModelDocument:
-    """The model document of a version that takes all features of these views."""
+def document(views: Sequence[FeatureView], owner: str, column: int = 1) -> ModelDocument:
+    """The model document of a version that takes all features of these views; column 1 is the probability to leave."""
     content: dict[str, Any] = {
         "name": MODEL,
         "task": "binary",
@@ -93,8 +96,8 @@ def document(views: Sequence[FeatureView], owner: str) -> ModelDocument:
         "inputs": [
             {"view": view.name, "feature": item.name, "feeds": item.name} for view in views for item in view.features
         ],
-        "output": {"score": SCORE_OUTPUT, "column": 1},
-        "decision": {"kind": "threshold", "threshold": 0.5, "hit": "call", "otherwise": "leave alone"},
+        "output": {"score": SCORE_OUTPUT, "column": column},
+        "decision": {"kind": "threshold", "threshold": 0.5, "hit": CALL, "otherwise": LEAVE_ALONE},
         "segments": ["subscriber_profile.international_plan", "subscriber_profile.area_code"],
         "outcome": {"label": TARGET, "window_days": 30, "absence": "negative"},
     }

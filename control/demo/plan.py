@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
-from control.demo import churn
+from control.demo import churn, rollouts
+from control.demo.recipes import PLANTED, Planted
 from control.demo.story import Story
 
 NEW: Final = tuple(name for name in churn.SECOND if name not in churn.FIRST)
 
-STEPS: Final[Sequence[tuple[str, Callable[[Story], str]]]] = (
+Step = tuple[str, Callable[[Story], str]]
+
+
+def _planted(planted: Planted) -> list[Step]:
+    number, name = planted.version, planted.kind.replace("_", " ")
+    return [
+        (f"Version {number}: {planted.mistake}", partial(Story.hand_in, number=number)),
+        (f"Version {number} goes back ({name})", partial(rollouts.back_by_itself, planted=planted)),
+    ]
+
+
+STEPS: Final[Sequence[Step]] = (
     ("Read mlc_churn.csv", Story.read_data),
-    ("Train version 1", lambda story: story.train(1, churn.FIRST)),
+    ("Train version 1", lambda story: story.train(1)),
     ("Start the control plane", Story.start_control),
     ("Give people their tokens", Story.give_tokens),
     ("Start a gateway", Story.start_gateway),
@@ -23,13 +36,14 @@ STEPS: Final[Sequence[tuple[str, Callable[[Story], str]]]] = (
     ("Promote version 1", lambda story: story.promote(1)),
     ("Score by subscriber id, version 1", lambda story: story.score_one_by_one(1)),
     ("Score in batches, version 1", lambda story: story.score_in_batches(1)),
-    ("Train version 2: one more feature", lambda story: story.train(2, churn.SECOND)),
+    ("Train version 2: one more feature", lambda story: story.train(2)),
     ("Define and materialize its view", lambda story: f"{story.define_features(NEW)}, {story.materialize(NEW)}"),
     ("Register version 2", lambda story: story.register(2)),
     ("Approve version 2", lambda story: story.approve(2)),
-    ("Promote version 2 under traffic", lambda story: story.promote_under_traffic(2)),
+    ("Roll version 2 out under traffic", lambda story: rollouts.to_full_traffic(story, 2)),
     ("Score by subscriber id, version 2", lambda story: story.score_one_by_one(2)),
     ("Score in batches, version 2", lambda story: story.score_in_batches(2)),
+    *(step for planted in PLANTED for step in _planted(planted)),
     ("Verify the audit trail", Story.verify_audit),
     ("Stop both services", Story.stop),
 )

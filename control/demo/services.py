@@ -20,6 +20,8 @@ FREE: Final = "127.0.0.1:0"
 """A free port of this host."""
 JOURNAL_BYTES: Final = 64 << 20
 """Room for all of the demo's calls several times over; the default would reserve a gigabyte for them."""
+LAKE_FLUSH_MS: Final = 1_000
+"""How soon the control plane sees an outcome; the default would have the story wait for half a minute."""
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -58,6 +60,7 @@ class Services:
             *("--token-file", str(gateway_token_path(self.data))),
             *("--address", FREE, "--admin-address", FREE, "--metrics-address", FREE),
             *("--journal-bytes", str(JOURNAL_BYTES)),
+            *("--lake-flush-ms", str(LAKE_FLUSH_MS)),
         )
         return until(lambda: gateway_place(self.data), START_S, "the gateway to listen", service)
 

@@ -23,6 +23,19 @@ class Done(NamedTuple):
     ok: bool
 
 
+class Rollback(NamedTuple):
+    """How a planted mistake was found."""
+
+    kind: str
+    rolled_back: bool
+    seconds_from_first_bad_reply: float
+    """Until the rollout had ended, and no call was tried on the version any more."""
+    bad_replies: int
+    """Calls on which the version failed or was wrong, whichever version answered in the end."""
+    requests_until_verdict: int
+    """Calls of all kinds, from the first that the rollout gave to the version."""
+
+
 @dataclass(slots=True)
 class Report:
     """What `--report` writes."""
@@ -34,11 +47,17 @@ class Report:
     max_abs_diff: float = 0.0
     """The largest difference over every comparison that was made."""
     calls_during_promotion: int = 0
+    """Of callers while the second version was on its way to all of them."""
     failed_calls: int = 0
+    """Over all rollouts."""
+    rollbacks: list[Rollback] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Writes it as JSON."""
-        content = asdict(self) | {"steps": [step._asdict() for step in self.steps]}
+        content = asdict(self) | {
+            "steps": [step._asdict() for step in self.steps],
+            "rollbacks": [found._asdict() for found in self.rollbacks],
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
 

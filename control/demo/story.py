@@ -15,11 +15,13 @@ import pandas as pd
 from control.cli.feature_rows import Layout, feature_chunks
 from control.connection import Refused
 from control.demo import churn
-from control.demo.callers import Reply, Target, Traffic, score_batch, score_each
-from control.demo.candidate import CHOSEN, Candidate, as_yaml, prepare
-from control.demo.checks import largest_difference, require_named_version, require_version
+from control.demo.callers import Reply, Target, score_batch, score_each
+from control.demo.candidate import Candidate, as_yaml, train, write
+from control.demo.checks import largest_difference, require_version
+from control.demo.recipes import RECIPES
 from control.demo.services import Services, until
 from control.demo.steps import Report
+from control.demo.trail import Standing, entry, standings
 from control.files import lineage
 from control.services import ControlPlane
 from control.training.data import Split
@@ -31,11 +33,8 @@ TOLERANCE: Final = 1e-5
 CONFIRM_S: Final = 60.0
 """Seconds that a gateway gets to load a version and confirm it."""
 WORKERS: Final = 2
-CALLERS: Final = 4
-CALLS_BEFORE: Final = 300
-CALLS_AFTER: Final = 300
-CALLS_IN_ALL: Final = 1_000
-TRAFFIC_S: Final = 60.0
+MOST_ENTRIES: Final = 1_000
+"""More audit entries than the story makes of its model."""
 BATCH_ROWS: Final = 250
 ROWS: Final = "subscribers.csv"
 MADE_FROM: Final = {"training_data": "train.csv", "environment_lock": "environment.lock"}
@@ -57,7 +56,6 @@ class Story:
         self.people: dict[str, ControlPlane] = {}
         self.views: dict[str, FeatureView] = {}
         self.candidates: dict[int, Candidate] = {}
-        self.revisions: dict[int, int] = {}
         self.control = ""
         self.target = Target("", churn.MODEL, churn.ENTITY)
 
@@ -76,6 +74,11 @@ class Story:
         """The subscribers that no version was trained on."""
         return [str(key) for key in self.parts.held_out.index]
 
+    @cached_property
+    def truth(self) -> dict[str, int]:
+        """Which of the held-out subscribers left: 1, and 0 for who stayed."""
+        return {str(key): int(left) for key, left in self.parts.held_out[churn.TARGET].items()}
+
     @property
     def expected(self) -> dict[int, dict[str, float]]:
         """What scikit-learn says in float64, by version and subscriber."""
@@ -93,15 +96,23 @@ class Story:
         train, held_out = len(self.parts.train), len(self.parts.held_out)
         return f"{train:,} to train on, {held_out:,} held out; ids and event times derived, seeded"
 
-    def train(self, number: int, views: Sequence[str]) -> str:
-        """Trains a version and writes its files."""
-        for name in views:
+    def train(self, number: int) -> str:
+        """Trains a version by its recipe and writes its files."""
+        recipe = RECIPES[number]
+        for name in recipe.views:
             self.views.setdefault(name, churn.view_definition(name, self.parts.train))
-        chosen = [self.views[name] for name in views]
+        chosen = [self.views[name] for name in recipe.views]
+        taken = self.candidates.get(recipe.trained_by)
+        pipeline = train(self.parts, recipe) if taken is None else taken.pipeline
         directory = self.data / "training" / f"v{number}"
-        self.candidates[number] = found = prepare(self.parts, chosen, "dana", directory)
-        size, taken = found.model.stat().st_size / 1e3, len(churn.features(views))
-        return f"{taken} features, {CHOSEN.trees} trees, ROC AUC {found.metrics['roc_auc']:.3f}, ONNX {size:.0f} kB"
+        self.candidates[number] = found = write(pipeline, self.parts, recipe, (chosen, "dana"), directory)
+        size, features, trees = found.model.stat().st_size / 1e3, len(churn.features(recipe.views)), recipe.chosen.trees
+        return f"{features} features, {trees} trees, ROC AUC {found.metrics['roc_auc']:.3f}, ONNX {size:.0f} kB"
+
+    def hand_in(self, number: int) -> str:
+        """Trains, registers and approves a version in one step."""
+        self.train(number)
+        return f"{self.register(number)}; approved {self.approve(number)}"
 
     # Services and people
 
@@ -166,7 +177,7 @@ class Story:
             golden_sha256=control.upload(found.golden),
             lineage=lineage(made_from),
             code_commit=code_commit(Path(__file__)),
-            hyperparameters_json=json.dumps(CHOSEN._asdict()),
+            hyperparameters_json=json.dumps(found.recipe.chosen._asdict()),
             metrics_json=json.dumps(found.metrics),
         )
         version = control.register(request).version
@@ -192,7 +203,6 @@ class Story:
         answer = self.people["omar"].promote(churn.MODEL, number, CONFIRM_S)
         if answer.pending or not answer.confirmed:
             raise TimeoutError(f"revision {answer.revision} is not confirmed by {', '.join(answer.pending) or 'any'}")
-        self.revisions[number] = answer.revision
         return f"revision {answer.revision}, in force in all workers"
 
     # Calls
@@ -202,8 +212,8 @@ class Story:
         began = time.monotonic()
         replies = score_each(self.target, self.held_out)
         rate = len(replies) / (time.monotonic() - began)
-        difference = self._compare(replies)
-        require_version(replies, number, self.revisions)
+        difference = self.compare(replies)
+        require_version(replies, number, self.standings())
         p50_ms = statistics.median(reply.ended_ns - reply.began_ns for reply in replies) / 1e6
         self.report.rows_scored = max(self.report.rows_scored, len(replies))
         return f"{len(replies):,} calls, p50 {p50_ms:.2f} ms, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
@@ -219,32 +229,9 @@ class Story:
             columns = zip(keys, got.versions, got.scores, got.defaulted, strict=True)
             replies += [Reply(key, 0, 0, version, got.revision, score, gone) for key, version, score, gone in columns]
         rate = len(replies) / (time.monotonic() - began)
-        difference = self._compare(replies)
-        require_version(replies, number, self.revisions)
+        difference = self.compare(replies)
+        require_version(replies, number, self.standings())
         return f"{len(replies):,} rows, {BATCH_ROWS} a call, {rate:,.0f}/s, at most {difference:.1e} from scikit-learn"
-
-    def promote_under_traffic(self, number: int) -> str:
-        """Promotes while callers go on calling; no call may fail, and each must be answered by the right version."""
-        with Traffic(self.target, self.held_out, CALLERS) as traffic:
-            self._await_replies(traffic, CALLS_BEFORE)
-            began_ns = time.monotonic_ns()
-            self.promote(number)
-            confirmed_ns = time.monotonic_ns()
-            self._await_replies(traffic, max(CALLS_IN_ALL, len(traffic.replies) + CALLS_AFTER))
-        replies = traffic.replies
-        failures = [reply.failure for reply in replies if reply.failure]
-        self.report.calls_during_promotion, self.report.failed_calls = len(replies), len(failures)
-        if failures:
-            raise ValueError(f"{len(failures)} of {len(replies):,} calls failed, the first with {failures[0]}")
-        require_named_version(replies, self.revisions)
-        require_version([r for r in replies if r.ended_ns < began_ns], number - 1, self.revisions)
-        require_version([r for r in replies if r.began_ns > confirmed_ns], number, self.revisions)
-        self._compare(replies)
-        after = sum(reply.version == number for reply in replies)
-        before, revision = len(replies) - after, self.revisions[number]
-        return (
-            f"{before:,} calls by version {number - 1}, {after:,} by version {number}, none failed; revision {revision}"
-        )
 
     def verify_audit(self) -> str:
         """Has the audit trail recomputed."""
@@ -261,11 +248,18 @@ class Story:
             raise ValueError("; ".join(problems))
         return "drained, ended with code 0, no process left"
 
-    def _await_replies(self, traffic: Traffic, count: int) -> None:
-        until(lambda: len(traffic.replies) >= count or None, TRAFFIC_S, f"{count:,} replies")
-        self.services.check()
+    def standings(self) -> list[Standing]:
+        """Who answers under which revision, by the audit trail."""
+        entries = self.people["omar"].audit(churn.MODEL, MOST_ENTRIES)
+        return standings(entry(one.sequence, one.action, one.subject, one.details_json) for one in entries)
 
-    def _compare(self, replies: Sequence[Reply]) -> float:
+    def is_confirmed(self) -> bool:
+        """Whether the newest revision is in force in all workers."""
+        status = self.people["omar"].status(churn.MODEL)
+        return bool(status.gateways) and all(one.revision >= status.revision for one in status.gateways)
+
+    def compare(self, replies: Sequence[Reply]) -> float:
+        """How far scores lie from scikit-learn's; raises ValueError where that is too far."""
         difference = largest_difference(replies, self.expected)
         self.report.max_abs_diff = max(self.report.max_abs_diff, difference)
         if not difference <= TOLERANCE:

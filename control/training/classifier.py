@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,20 @@ class Hyperparameters(NamedTuple):
     seed: int = 7
 
 
-def fit(frame: pd.DataFrame, features: Sequence[str], target: npt.ArrayLike, chosen: Hyperparameters) -> Pipeline:
+def fit(
+    frame: pd.DataFrame,
+    features: Sequence[str],
+    target: npt.ArrayLike,
+    chosen: Hyperparameters,
+    unknown: Literal["ignore", "error"] = "ignore",
+) -> Pipeline:
     """Trains a pipeline that takes the features as columns of a table.
 
-    Numbers reach the trees as they are: a scaler before them would round thresholds and flip rows in float32.
+    Numbers reach the trees as they are: a scaler before them would round thresholds and flip rows in float32. A text
+    that was not in the training set is none of the known ones, or fails the row where `unknown` says so.
     """
     texts = [name for name in features if column_dtype(frame, name) is Dtype.STRING]
-    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    encoder = OneHotEncoder(handle_unknown=unknown, sparse_output=False)
     trees = GradientBoostingClassifier(
         n_estimators=chosen.trees,
         max_depth=chosen.depth,
@@ -46,9 +53,9 @@ def fit(frame: pd.DataFrame, features: Sequence[str], target: npt.ArrayLike, cho
     return Pipeline([("columns", columns), ("trees", trees)]).fit(frame[list(features)], target)
 
 
-def probability(pipeline: Any, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The probability of the positive class per row, as scikit-learn computes it in float64."""
-    return np.asarray(pipeline.predict_proba(frame[list(pipeline.feature_names_in_)])[:, 1], np.float64)
+def probability(pipeline: Any, frame: pd.DataFrame, column: int = 1) -> npt.NDArray[np.float64]:
+    """The probability of a class per row, of the positive one by default, as scikit-learn computes it in float64."""
+    return np.asarray(pipeline.predict_proba(frame[list(pipeline.feature_names_in_)])[:, column], np.float64)
 
 
 def evaluate(truth: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> dict[str, float]:

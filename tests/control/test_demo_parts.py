@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from control.demo import churn
+from control.demo import churn, policies
 from control.demo.callers import Reply
+from control.demo.candidate import train
 from control.demo.checks import largest_difference, require_named_version, require_version
 from control.demo.directory import MARK, claim
-from control.demo.steps import Report, StepFailed, take_all
+from control.demo.recipes import PLANTED, RECIPES
+from control.demo.steps import Report, Rollback, StepFailed, take_all
+from control.demo.trail import Standing, entry, standings
+from control.demo.watching import Sight, Watched, is_bad, rollback
+from control.rollout.tiers import read_policy
+from control.training.classifier import probability
+from control.v1.rollout_pb2 import Rollout
 from gateway.contract.document import ModelDocument
 
 
@@ -110,6 +117,7 @@ def test_a_difference_is_measured_against_the_version_that_answered() -> None:
     [
         (Reply("S1", 0, 1, failure="UNAVAILABLE"), "UNAVAILABLE"),
         (Reply("S1", 0, 1, 1, 1, 0.5, 3), "3 features"),
+        (Reply("S2", 0, 1, 1, 1, 0.5), "scikit-learn fails"),
         (Reply("S1", 0, 1, 7, 1, 0.5), "version 7"),
     ],
 )
@@ -119,24 +127,109 @@ def test_a_reply_that_failed_or_was_made_of_defaults_is_no_score(reply: Reply, w
         largest_difference([reply], {1: {"S1": 0.5}})
 
 
+FIRST_AND_SECOND: list[Standing] = [Standing(5, 1), Standing(7, 1, 2, 1), Standing(8, 2, 2, 1), Standing(9, 2)]
+"""Version 1 by revision 5, version 2 on trial from 7 on, with a holdback from 8 on, and alone from 9 on."""
+
+
 def test_replies_of_the_right_version_under_its_own_revisions_pass() -> None:
-    """Revision 5 made version 1 the champion, revision 9 version 2."""
-    require_version([Reply("S1", 0, 1, 1, 5), Reply("S2", 0, 1, 1, 8)], 1, {1: 5, 2: 9})
-    require_version([Reply("S1", 0, 1, 2, 9)], 2, {1: 5, 2: 9})
-    require_named_version([Reply("S1", 0, 1, 1, 8), Reply("S2", 0, 1, 2, 9)], {1: 5, 2: 9})
+    """On trial a version answers for its own share, or leaves that to the control where it fails."""
+    require_version([Reply("S1", 0, 1, 1, 5), Reply("S2", 0, 1, 1, 6)], 1, FIRST_AND_SECOND)
+    on_trial = [Reply("S1", 0, 1, 2, 7, challenged=True), Reply("S2", 0, 1, 1, 7, challenged=True)]
+    held_back = [Reply("S1", 0, 1, 2, 8, challenged=True), Reply("S2", 0, 1, 1, 8)]
+    require_named_version([*on_trial, *held_back, Reply("S1", 0, 1, 2, 10)], FIRST_AND_SECOND)
 
 
-@pytest.mark.parametrize("reply", [Reply("S1", 0, 1, 2, 8), Reply("S1", 0, 1, 1, 9), Reply("S1", 0, 1, 1, 4)])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("S1", 0, 1, 2, 6),
+        Reply("S1", 0, 1, 1, 9),
+        Reply("S1", 0, 1, 1, 4),
+        Reply("S1", 0, 1, 2, 7),
+        Reply("S1", 0, 1, 2, 9, challenged=True),
+    ],
+)
 def test_a_reply_of_another_version_than_its_revision_names_is_wrong(reply: Reply) -> None:
     """Whatever a caller asked, an answer must trace to the decision that made it so."""
     with pytest.raises(ValueError, match="1 of 1 replies are wrong: the first, for S1, by version"):
-        require_named_version([reply], {1: 5, 2: 9})
+        require_named_version([reply], FIRST_AND_SECOND)
 
 
 def test_a_reply_of_the_former_version_is_wrong_once_the_new_one_is_confirmed() -> None:
     """Even where the revision that it carries names that version."""
     with pytest.raises(ValueError, match="version 2 should have"):
-        require_version([Reply("S1", 0, 1, 1, 8)], 2, {1: 5, 2: 9})
+        require_version([Reply("S1", 0, 1, 1, 6)], 2, FIRST_AND_SECOND)
+
+
+def test_the_audit_trail_says_who_answers_under_which_revision() -> None:
+    """A promotion, a rollout to full traffic with a holdback, and one that goes back; holds change nothing."""
+    trail = [
+        entry(5, "version.promote", "churn/1", "{}"),
+        entry(6, "version.register", "churn/2", "{}"),
+        entry(7, "rollout.start", "churn/2", '{"phase":"shadow"}'),
+        entry(8, "rollout.advance", "churn/2", '{"phase":"canary","outcome":""}'),
+        entry(9, "rollout.hold", "churn/2", "{}"),
+        entry(10, "rollout.advance", "churn/2", '{"phase":"holdback","outcome":""}'),
+        entry(11, "rollout.advance", "churn/2", '{"phase":"holdback","outcome":"promoted"}'),
+        entry(12, "rollout.start", "churn/3", '{"phase":"canary"}'),
+        entry(13, "rollout.roll_back", "churn/3", '{"phase":"canary","outcome":"rolled_back"}'),
+    ]
+    assert standings(reversed(trail)) == [
+        Standing(0, 0),
+        Standing(5, 1),
+        Standing(8, 1, 2, 1),
+        Standing(10, 2, 2, 1),
+        Standing(11, 2),
+        Standing(12, 2, 3, 2),
+        Standing(13, 2),
+    ]
+
+
+def test_a_reply_is_bad_where_the_version_on_trial_failed_or_was_wrong() -> None:
+    """Even where the control answered in its place; what the control decides is no fault of the trial's."""
+    truth = {"S1": 1, "S2": 0}
+    failed = Reply("S1", 0, 1, 1, 7, challenged=True, decision=churn.CALL)
+    wrong = Reply("S2", 0, 1, 2, 7, challenged=True, decision=churn.CALL)
+    right = Reply("S1", 0, 1, 2, 7, challenged=True, decision=churn.CALL)
+    controls = Reply("S2", 0, 1, 1, 7, decision=churn.CALL)
+    assert [is_bad(reply, 2, truth) for reply in (failed, wrong, right, controls)] == [True, True, False, False]
+
+
+def test_a_rollback_is_timed_until_nothing_is_tried_any_more() -> None:
+    """From the first bad reply; calls count from the first that the version was given."""
+    truth = dict.fromkeys(("S1", "S2"), 0)
+    s = 1_000_000_000
+    replies = [
+        Reply("S1", 0, 1 * s, 1, 5, decision=churn.LEAVE_ALONE),
+        Reply("S1", 1 * s, 2 * s, 2, 7, challenged=True, decision=churn.LEAVE_ALONE),
+        Reply("S2", 2 * s, 3 * s, 2, 7, challenged=True, decision=churn.CALL),
+        Reply("S2", 5 * s, 6 * s, 2, 7, challenged=True, decision=churn.CALL),
+        Reply("S2", 7 * s, 8 * s, 1, 9, decision=churn.CALL),
+    ]
+    ended = Rollout(challenger=2, phase="ended", outcome="rolled_back")
+    found = rollback("quality", Watched(replies, [Sight(4 * s, ended)], 7 * s, 0), truth)
+    assert found == Rollback("quality", True, 3.0, 2, 3)
+
+
+def test_each_planted_version_is_wrong_as_it_should_be() -> None:
+    """One fails for half of the subscribers, one calls all but those who leave, one calls as many as it should."""
+    frame = churn.load(churn.data_file())
+    parts = churn.parts(frame)
+    takes = {item.kind: len(RECIPES[item.version].rows(parts.held_out)) for item in PLANTED}
+    assert takes["wrong_scores"] == takes["quality"] == 1_000
+    assert 400 < takes["failing_calls"] < 600
+    quality = next(RECIPES[item.version] for item in PLANTED if item.kind == "quality")
+    scores = probability(train(parts, quality), parts.held_out)
+    truth = parts.held_out[churn.TARGET].to_numpy()
+    assert 0.8 < (scores >= 0.5).sum() / truth.sum() < 1.2
+    assert ((scores >= 0.5) != truth).mean() > 0.2
+
+
+@pytest.mark.parametrize("policy", [policies.GOOD, *(policies.bad(item.kind) for item in PLANTED)])
+def test_the_storys_policies_hold(policy: str) -> None:
+    """For the model that they are for."""
+    train = churn.parts(churn.load(churn.data_file())).train
+    read_policy(policy, _document(train, churn.SECOND))
 
 
 def _document(train: object, views: tuple[str, ...]) -> ModelDocument:

@@ -30,7 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One run for the whole module."""
     place = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "control.demo", "--data", str(place / "data"), "--report", str(place / "r.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
     print(done.stdout, done.stderr)
     report = json.loads((place / "r.json").read_text())
     return Ran(place / "data", done.stdout.strip().splitlines(), report, done.returncode)
@@ -53,6 +53,17 @@ def test_no_call_fails_while_a_version_is_promoted(ran: Ran) -> None:
     """Callers did not notice."""
     assert ran.report["calls_during_promotion"] >= 1000
     assert ran.report["failed_calls"] == 0
+
+
+def test_planted_mistakes_are_rolled_back_by_themselves(ran: Ran) -> None:
+    """Each kind, after callers met it, and whichever version answered them; no call failed for it."""
+    found = {item["kind"]: item for item in ran.report["rollbacks"]}
+    assert found.keys() == {"wrong_scores", "failing_calls", "quality"}
+    assert all(item["rolled_back"] for item in found.values())
+    assert all(0 < item["bad_replies"] <= item["requests_until_verdict"] for item in found.values())
+    assert all(item["seconds_from_first_bad_reply"] >= 0 for item in found.values())
+    line = next(line for line in ran.output if "(quality)" in line)
+    assert "labels: " in line
 
 
 def test_every_step_is_one_line(ran: Ran) -> None:
