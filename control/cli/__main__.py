@@ -22,6 +22,7 @@ from control.cli import (
     gateway,
     model,
     rollback,
+    rollout,
     score,
     services,
     status,
@@ -65,6 +66,7 @@ stopping.declare(model.app)
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(model.app, name="model")
 app.add_typer(approval.app, name="approval")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(features.app, name="features")
 score.declare(app)
 rollback.declare(app)

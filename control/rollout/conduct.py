@@ -11,7 +11,7 @@ from control.rollout.case import Phase
 from control.rollout.lifecycle import Stage
 from control.rollout.policy import Policy
 from control.rollout.promotion import check_promotable
-from control.rollout.records import approvers, find_version, newest_batches, save, versions_in
+from control.rollout.records import approvers, find_version, model_names, newest_batches, save, versions_in
 from control.rollout.rollout_records import (
     active,
     add_rollout,
@@ -205,6 +205,7 @@ def _note(unit: Unit, changed: list[Rollout], action: str, model: str, reason: s
         unit.record(action, rollout.subject, {"rollout_id": rollout.rollout_id, "reason": reason})
         save_rollout(unit, rollout)
     if not changed:
+        model_names(unit.connection, model)  # a fault where there is no such model
         state = "paused" if action == "rollout.resume" else "running"
         raise Fault(Reason.ROLLOUT_REFUSED, f"no {state} rollout{f' of {model}' if model else ''} was found")
     return changed

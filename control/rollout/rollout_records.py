@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from control.rollout.case import Phase
-from control.rollout.records import find_version, versions_in
+from control.rollout.records import find_version, model_names, versions_in
 from control.rollout.rollouts import STANDING, Kind, Outcome, Rollout
 from control.rollout.version import VersionRecord
 from control.store.store import Unit
@@ -60,7 +60,8 @@ def running(connection: Connection, model: str = "") -> list[Rollout]:
 
 
 def listed(connection: Connection, model: str, ended: bool) -> list[Rollout]:
-    """Rollouts, the newest first."""
+    """Rollouts, the newest first; a fault where there is no such model."""
+    model_names(connection, model)
     query = select(*_COLUMNS).order_by(rollouts.c.rollout_id.desc())
     if model:
         query = query.where(rollouts.c.model == model)
@@ -79,8 +80,10 @@ def find_rollout(connection: Connection, rollout_id: int, model: str = "") -> Ro
         query = query.order_by(rollouts.c.outcome != "", rollouts.c.kind, rollouts.c.rollout_id.desc())
     row = connection.execute(query.limit(1)).one_or_none()
     if row is None:
+        if not rollout_id:
+            model_names(connection, model)  # a fault where there is no such model
         which = f"no rollout has the id {rollout_id}" if rollout_id else f"{model} has no rollout"
-        raise Fault(Reason.ROLLOUT_REFUSED, f"{which}; `interlock rollout list --ended` says which there are")
+        raise Fault(Reason.ROLLOUT_UNKNOWN, f"{which}; `interlock rollout list --ended` says which there are")
     return _rollout(row)
 
 

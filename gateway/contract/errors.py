@@ -83,6 +83,7 @@ class Reason(StrEnum):
     ROLLOUT_REFUSED = "ROLLOUT_REFUSED"
     OUTPUT_REJECTED = "OUTPUT_REJECTED"
     MODEL_TOO_SLOW = "MODEL_TOO_SLOW"
+    ROLLOUT_UNKNOWN = "ROLLOUT_UNKNOWN"
 
 
 class Entry(NamedTuple):
@@ -242,6 +243,10 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = MappingProxyType(
         Reason.ROLLOUT_REFUSED: Entry(
             Code.FAILED_PRECONDITION,
             "The rollout cannot start, or there is none to act on: another one of the model runs, the model has no champion to compare with, or the two versions do not answer the same calls. The message says which, and what to do.",
+        ),
+        Reason.ROLLOUT_UNKNOWN: Entry(
+            Code.NOT_FOUND,
+            "No rollout has that number, or no version of that model was ever tried. `interlock rollout list --ended` shows them all, the newest first.",
         ),
         Reason.MODEL_TOO_SLOW: Entry(
             Code.DEADLINE_EXCEEDED,
