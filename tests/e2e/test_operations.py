@@ -184,3 +184,20 @@ def test_scores_go_on_after_the_control_planes_directory_was_lost_and_restored(
     until(lambda: interlock("status").code == 0)
     nothing = interlock("gateway", "accept-history", "--yes")
     assert (nothing.code, "offers no other" in nothing.err) == (1, True)
+
+
+def test_a_rollback_names_the_gateway_that_is_away_and_reaches_it_when_it_is_back(
+    night: tuple[Night, dict[str, Any]],
+) -> None:
+    """It is committed all the same, and the status is not well as long as the gateway may answer by what it had."""
+    interlock, running = night
+    running["gateway"].terminate()
+    assert running["gateway"].wait(30) == 0
+    gateway_id = (interlock.data / "gateway" / "gateway.id").read_text()
+    done = until(lambda: (run := interlock("rollback", "churn", "--reason", "it errs")).code == 0 and run)
+    assert f"Not connected, though here within the last day: {gateway_id}" in done.out
+    shown = interlock("status", "churn")
+    assert (shown.code, f"GATEWAY_AWAY: gateway {gateway_id} is not connected" in shown.out) == (1, True), shown.out
+    running["gateway"] = interlock.start_gateway(running["control"].address)
+    until(lambda: interlock.score() == (1, []))
+    until(lambda: interlock("status", "churn").code == 0, 60)
