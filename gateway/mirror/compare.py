@@ -41,7 +41,9 @@ class Drop(StrEnum):
     FEATURES_AWAITED = "features_awaited"
     """The features of the shadow were not materialized yet."""
     STARVED = "starved"
-    """The machine left the mirror too little time, or it was ended with its gateway."""
+    """The machine left the mirror too little time."""
+    RESTARTED = "restarted"
+    """It waited when the mirror ended."""
 
 
 class Comparison:
@@ -55,6 +57,8 @@ class Comparison:
             for column, found in saved.get("segments", {}).items()
         }
         self.dropped: Counter[str] = Counter(saved.get("dropped", {}))
+        if saved.get("waiting"):
+            self.dropped[Drop.RESTARTED] += saved["waiting"]
         self.crashes = int(saved.get("crashes", 0))
         """Times that the shadow ended the mirror, by a crash or by the memory that it took."""
         self.poison: list[str] = list(saved.get("poison", ()))
@@ -116,9 +120,10 @@ class Comparison:
             "figures_json": json.dumps(self._figures()),
         }
 
-    def saved(self) -> dict[str, Any]:
-        """What the constructor takes."""
+    def saved(self, waiting: int) -> dict[str, Any]:
+        """What the constructor takes; `waiting` are the rows that are lost with this process."""
         return {
+            "waiting": waiting,
             "whole": self.whole.saved(),
             "segments": {
                 column: {value: one.saved() for value, one in found.items()} for column, found in self.segments.items()

@@ -62,6 +62,11 @@ class Lane:
         self._task: Task | None = None
 
     @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+        return self._waiting + (len(self._task.rows) if self._task else 0)
+
+    @property
     def busy(self) -> bool:
         """Whether a row waits."""
         return bool(self._queue) or self._task is not None

@@ -47,12 +47,12 @@ def recall(path: Path) -> State:
     return State(comparisons, saved["positions"], time.time_ns() < saved["time_ns"] + RECENT_NS)
 
 
-def keep(path: Path, comparisons: Mapping[int, Comparison], positions: Mapping[str, Position]) -> None:
-    """Replaces the state: figures and positions, both or neither."""
+def keep(path: Path, rollouts: Mapping[int, Mapping[str, Any]], positions: Mapping[str, Position]) -> None:
+    """Replaces the state: saved comparisons and positions, both or neither."""
     state = {
         "format": FORMAT,
         "time_ns": time.time_ns(),
         "positions": positions,
-        "rollouts": {rollout_id: one.saved() for rollout_id, one in comparisons.items()},
+        "rollouts": rollouts,
     }
     replace_durably(path, json.dumps(state).encode())

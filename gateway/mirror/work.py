@@ -7,6 +7,7 @@ import os
 import time
 from collections import defaultdict
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from gateway.config import Config
@@ -32,6 +33,7 @@ KEEP_NS: Final = 1_000_000_000
 JOURNAL_BYTES: Final = 32 << 20
 """Of the mirror's own journal: the recorder reads it as soon as it is written."""
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+STATM: Final = Path("/proc/self/statm")
 SPARE_PERCENT: Final = 75
 """Of the memory that the mirror may take: beyond that it begins anew, before an innocent shadow is refused some."""
 
@@ -91,15 +93,17 @@ class Work:
         """Reads what has come, loads a version or has one shadow score for its turn; whether there was anything."""
         if self._reader is None:
             return False
+        if self._load_next():  # before anything is read: there would be nobody to score it
+            return True
         read = self._read(self._reader)
-        return self._load_next() or self._turn() or read
+        return self._turn() or read
 
     def outgrown(self) -> bool:
         """Whether the process has taken so much memory that it must begin anew.
 
         That counts against the shadow in whose turns it grew most.
         """
-        if resident_bytes() <= self._most_bytes or not self._lanes:
+        if taken_bytes() <= self._most_bytes or not self._lanes:
             return False
         worst = max(self._lanes, key=lambda lane: lane.grown_bytes)
         worst.comparison.crashes += 1
@@ -112,7 +116,9 @@ class Work:
         if not self._changed or (not now and now_ns < self._kept_ns + KEEP_NS):
             return False
         self._kept_ns, self._changed = now_ns, False
-        keep(self._state_path, self._comparisons, self._reader.positions if self._reader else {})
+        waiting = {lane.shadow.rollout_id: lane.waiting for lane in self._lanes}
+        saved = {number: one.saved(waiting.get(number, 0)) for number, one in self._comparisons.items()}
+        keep(self._state_path, saved, self._reader.positions if self._reader else {})
         return True
 
     def facts(self) -> dict[str, Any]:
@@ -162,14 +168,14 @@ class Work:
         lane = next_lane(self._lanes)
         if lane is None:
             return False
-        before_bytes, began_ns = resident_bytes(), time.thread_time_ns()
+        before_bytes, began_ns = taken_bytes(), time.thread_time_ns()
         ends_ns = time.monotonic_ns() + TURN_NS
         while lane.busy:
             lane.step(self._store, self._documents, self._pairs)
             if time.monotonic_ns() >= ends_ns:
                 break
         lane.spent_ns += time.thread_time_ns() - began_ns
-        lane.grown_bytes += resident_bytes() - before_bytes
+        lane.grown_bytes += taken_bytes() - before_bytes
         self._changed = True
         return True
 
@@ -225,8 +231,6 @@ def _versions(table: RouteTable) -> list[ServedVersion]:
     return found
 
 
-def resident_bytes() -> int:
-    """The memory that this process takes, but for what it only maps from files."""
-    with open("/proc/self/statm", "rb") as file:
-        _, resident, shared, *_ = file.read().split()
-    return (int(resident) - int(shared)) * PAGE_BYTES
+def taken_bytes() -> int:
+    """The memory that this process has for itself: what its limit limits."""
+    return int(STATM.read_bytes().split()[5]) * PAGE_BYTES
