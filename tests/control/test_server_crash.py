@@ -21,12 +21,14 @@ from onnx import TensorProto, helper
 from control.security import Role
 from control.store.store import Store
 from control.v1 import data_plane_pb2, governance_pb2, registry_pb2, rollout_pb2
-from tests.control.planes import Client, Process, add_version, document_of, key, refusal, token_for
+from tests.control.planes import QUICK, Client, Process, add_version, document_of, key, refusal, token_for
 from tests.support import STRESS, until
 
 CYCLES: Final = 100 if STRESS else 10
-WAITING: Final = 30 * CYCLES
-"""Versions that wait for approval when the work begins."""
+WAITING: Final = 20 * CYCLES
+"""Models with two versions that wait for approval when the work begins."""
+MOVES: Final = frozenset({"version.promote", "rollout.start", "rollout.roll_back", "rollout.give_slot"})
+"""What changes the route table here."""
 ROLES: Final = {
     "ana": Role.DATA_SCIENTIST,
     "ben": Role.APPROVER,
@@ -107,7 +109,7 @@ class Work:
     def _settle(self, clients: dict[str, Client], actor: str, method: str, request: Any) -> None:
         client = clients[actor]
         service = client.registry if method == "RegisterVersion" else client.governance
-        service = client.rollout if method == "PromoteVersion" else service
+        service = client.rollout if hasattr(client.rollout, method) else service
         try:
             answer = client.call(getattr(service, method), request)
         except grpc.RpcError as error:
@@ -131,14 +133,22 @@ def makes_tokens(work: Work, clients: dict[str, Client]) -> bool:
 
 
 def decides(work: Work, clients: dict[str, Client]) -> bool:
-    """Approves the next version that waits, and promotes it."""
-    version = next(work.waiting, None)
-    if version is None:
+    """Brings in the next model that waits: its first version is promoted, its second one tried and rolled back."""
+    number = next(work.waiting, None)
+    if number is None:
         return False
-    named: dict[str, Any] = {"model": "seeded", "version": version}
-    approve = governance_pb2.ApproveVersionRequest(idempotency_key=key(), **named)
-    promote = rollout_pb2.PromoteVersionRequest(idempotency_key=key(), **named)
-    return work.ask(clients, "ben", "ApproveVersion", approve) and work.ask(clients, "mia", "PromoteVersion", promote)
+    model = f"seeded{number}"
+    first, second = {"model": model, "version": 1}, {"model": model, "version": 2}
+    steps: list[tuple[str, Any]] = [
+        ("ben", governance_pb2.ApproveVersionRequest(idempotency_key=key(), **first)),
+        ("mia", rollout_pb2.PromoteVersionRequest(idempotency_key=key(), **first)),
+        ("ben", governance_pb2.ApproveVersionRequest(idempotency_key=key(), **second)),
+        ("mia", rollout_pb2.StartRolloutRequest(idempotency_key=key(), policy_yaml=QUICK, **second)),
+        ("mia", rollout_pb2.RollBackRolloutRequest(idempotency_key=key(), model=model)),
+    ]
+    return all(
+        work.ask(clients, actor, type(request).__name__.removesuffix("Request"), request) for actor, request in steps
+    )
 
 
 def registers(work: Work, clients: dict[str, Client]) -> bool:
@@ -173,29 +183,37 @@ def check(work: Work, clients: dict[str, Client], gateway: Client) -> None:
             case "CreateToken":
                 assert made[request.actor] == 1
             case "ApproveVersion":
-                assert approved[request.model, request.version] == answer.approval
+                kept = approved[request.model, request.version]
+                kept.state = answer.approval.state  # that of a version that was rolled back since counts no more
+                assert kept == answer.approval
             case "PromoteVersion":
                 entry = trail[answer.revision]
                 assert (entry.action, entry.subject) == ("version.promote", f"{request.model}/{request.version}")
+            case "StartRollout":
+                entry = trail[answer.rollout.rollout_id]
+                assert (entry.action, entry.subject) == ("rollout.start", f"{request.model}/{request.version}")
+            case "RollBackRollout":
+                assert trail[answer.revision].action == "rollout.roll_back"
             case "RegisterVersion":
                 asked = registry_pb2.GetVersionRequest(model="real", version=answer.version.version)
                 assert ida.call(ida.registry.GetVersion, asked).version == answer.version
                 fetched = fetch(gateway, request.golden_sha256)
                 assert hashlib.sha256(fetched).hexdigest() == request.golden_sha256
-    once_only = {action: count for (action, _), count in done.items() if action != "artifact.upload" and count > 1}
+    often = {"artifact.upload", "rollout.hold", "rollout.give_slot"}
+    once_only = {action: count for (action, _), count in done.items() if action not in often and count > 1}
     assert not once_only
     check_routes(gateway, trail)
 
 
 def check_routes(gateway: Client, trail: dict[int, governance_pb2.AuditEntry]) -> None:
-    """The table that a gateway gets is that of the newest promotion in the trail."""
-    promotions = [entry for entry in trail.values() if entry.action == "version.promote"]
+    """The table that a gateway gets is that of the newest move in the trail."""
+    moves = [entry for entry in trail.values() if entry.action in MOVES]
     reports = iter([data_plane_pb2.WatchRoutesRequest(gateway_id="g1")])
     table = next(gateway.data_plane.WatchRoutes(reports, metadata=gateway.metadata)).table
-    if promotions:
-        newest = max(promotions, key=lambda entry: entry.sequence)
-        assert table.revision == newest.sequence
-        assert [f"{route.model}/{route.champion.version}" for route in table.models] == [newest.subject]
+    if moves:
+        assert table.revision >= max(entry.sequence for entry in moves)
+        champions = {f"{route.model}/{route.champion.version}" for route in table.models}
+        assert champions == {entry.subject for entry in moves if entry.action == "version.promote"}
 
 
 def entries(ida: Client) -> Iterator[governance_pb2.AuditEntry]:
@@ -236,8 +254,9 @@ def test_nothing_acknowledged_is_lost_when_the_control_plane_is_killed(tmp_path:
     """Ten kills, or a hundred: at any moment of registrations, approvals, promotions and token creations."""
     store = Store(tmp_path / "store.sqlite")
     work = Work({actor: token_for(store, actor, role) for actor, role in ROLES.items()})
-    for _ in range(WAITING):
-        add_version(store, "seeded")
+    for number in range(1, WAITING + 1):
+        for _ in range(2):
+            add_version(store, f"seeded{number}")
     store.close()
     chance = random.Random(20260101)
     for cycle in range(CYCLES):
@@ -251,6 +270,8 @@ def test_nothing_acknowledged_is_lost_when_the_control_plane_is_killed(tmp_path:
         "CreateToken",
         "ApproveVersion",
         "PromoteVersion",
+        "StartRollout",
+        "RollBackRollout",
         "RegisterVersion",
     }
     with sqlite3.connect(tmp_path / "store.sqlite") as raw:
