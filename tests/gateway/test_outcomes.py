@@ -268,7 +268,10 @@ class Reporter:
 
     def _report(self) -> None:
         number = 0
-        with self._gateway.channel() as channel:
+        # A client that tries again soon: by default it waits longer each time, at last two minutes.
+        patience = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
+        own = [("grpc.use_local_subchannel_pool", 1), *patience]
+        with grpc.insecure_channel(self._gateway.supervisor()["address"], own) as channel:
             stub = rpc.ScoringServiceStub(channel)
             while not self._end.is_set():
                 names = [f"{self._name}-{number}-{row}" for row in range(20)]

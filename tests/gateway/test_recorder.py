@@ -64,9 +64,15 @@ def rows(config: Config, kind: str = "predictions") -> list[dict[str, Any]]:
     return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
 
-def settled(config: Config, count: int) -> list[dict[str, Any]]:
+def count(config: Config, kind: str = "predictions") -> int:
+    """How many rows the lake has, without reading them."""
+    return sum(pq.read_metadata(file).num_rows for file in (config.lake_path / kind).rglob("*.parquet"))
+
+
+def settled(config: Config, expected: int) -> list[dict[str, Any]]:
     """The predictions, once so many are there."""
-    return until(lambda: found if len(found := rows(config)) >= count else [])
+    until(lambda: count(config) >= expected, 60)
+    return rows(config)
 
 
 def recording(tmp_path: Path, **settings: Any) -> Config:
@@ -287,7 +293,7 @@ def test_every_row_is_in_the_lake_once_though_recorders_are_killed(tmp_path: Pat
     """Killed at any moment, again and again, while two workers write."""
     config = recording(tmp_path)
     chance = random.Random(11)
-    journals = [JournalWriter(config.journal_path / f"worker-{index}", 2 << 20) for index in range(2)]
+    journals = [JournalWriter(config.journal_path / f"worker-{index}", 32 << 20) for index in range(2)]
     log = OutcomeLog(config.outcomes_path / "worker-0", 64 << 20, 4096)
     written = reported = 0
     for _ in range(KILLS):
@@ -307,7 +313,7 @@ def test_every_row_is_in_the_lake_once_though_recorders_are_killed(tmp_path: Pat
     log.close()
     with role("recorder", config):
         settled(config, written)
-        until(lambda: len(rows(config, "outcomes")) >= reported)
+        until(lambda: count(config, "outcomes") >= reported, 60)
     found = Counter(row["prediction_id"] for row in rows(config))
     expected = {f"{journal.prefix}{number:012x}" for journal in journals for number in range(journal.next_row)}
     assert set(found) == expected
