@@ -69,7 +69,12 @@ def _farewell(console: Console, seconds: float, data: Path, subscriber: str) -> 
 
     command, where = _interlock(), f"--data {quote(str(data))}"
     console.print(f"\nAll of it in {seconds:.0f} s. While the last line runs, ask in another shell:", highlight=False)
-    for asked in (f"score {MODEL} --entity {ENTITY}={subscriber}", f"status {MODEL}", f"model show {MODEL}/2"):
+    for asked in (
+        f"score {MODEL} --entity {ENTITY}={subscriber}",
+        f"status {MODEL}",
+        f"rollout show {MODEL}",
+        f"rollout replay {MODEL}",
+    ):
         console.print(f"{command} {asked} {where}", soft_wrap=True, highlight=False, markup=False)
     console.print("It runs until Ctrl-C:", highlight=False)
     console.print(f"{command} up {where}", soft_wrap=True, highlight=False, markup=False)

@@ -21,14 +21,16 @@ AT_ONCE: Final = 256
 
 
 class Outcomes:
-    """Tells, within a `with` block, the outcome of each subscriber's first prediction by either version."""
+    """Tells, within a `with` block, the outcome of every prediction.
+
+    Of every one: outcomes of the one version and not of the other would be no comparison.
+    """
 
     def __init__(self, address: str, replies: Sequence[Reply], truth: Mapping[str, int]) -> None:
         self._address = address
         self._replies = replies
         self._read = len(replies)
         self._truth = truth
-        self._known: set[tuple[str, bool]] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
         self.recorded = 0
@@ -65,9 +67,7 @@ class Outcomes:
         arrived = self._replies[self._read :]
         self._read += len(arrived)
         for reply in arrived:
-            which = reply.key, reply.challenged
-            if not reply.failure and which not in self._known:
-                self._known.add(which)
+            if not reply.failure:
                 yield scoring_pb2.Outcome(
                     id=uuid.uuid4().hex,
                     prediction_id=reply.prediction_id,

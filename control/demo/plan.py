@@ -16,10 +16,10 @@ Step = tuple[str, Callable[[Story], str]]
 
 
 def _planted(planted: Planted) -> list[Step]:
-    number, name = planted.version, planted.kind.replace("_", " ")
+    name = f"version {planted.version}: {planted.kind.replace('_', ' ')}"
     return [
-        (f"Version {number}: {planted.mistake}", partial(Story.hand_in, number=number)),
-        (f"Version {number} goes back ({name})", partial(rollouts.back_by_itself, planted=planted)),
+        (f"Plant {name}", partial(Story.plant, planted=planted)),
+        (f"Roll out {name}", partial(rollouts.back_by_itself, planted=planted)),
     ]
 
 

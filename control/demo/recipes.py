@@ -44,6 +44,8 @@ class Planted(NamedTuple):
     kind: str
     version: int
     mistake: str
+    found_by: tuple[str, ...]
+    """Words of which the reason for the rollback must have one: found by what it is, and not because time was up."""
 
 
 RECIPES: Final[Mapping[int, Recipe]] = MappingProxyType(
@@ -59,7 +61,7 @@ RECIPES: Final[Mapping[int, Recipe]] = MappingProxyType(
 """By the number of the version."""
 
 PLANTED: Final = (
-    Planted("failing_calls", 3, "trained in one area: its graph raises for anybody else"),
-    Planted("wrong_scores", 4, "its document takes the probability of staying for that of leaving"),
-    Planted("quality", 5, "trained on labels that stand one row too low"),
+    Planted("failing_calls", 3, "its graph raises outside the area that it was trained in", ("errors", "in a row")),
+    Planted("wrong_scores", 4, "its document takes the probability of staying for that of leaving", ("decisions",)),
+    Planted("quality", 5, "it was trained on labels that stand one row too low", ("labels",)),
 )

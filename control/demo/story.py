@@ -18,7 +18,7 @@ from control.demo import churn
 from control.demo.callers import Reply, Target, score_batch, score_each
 from control.demo.candidate import Candidate, as_yaml, train, write
 from control.demo.checks import largest_difference, require_version
-from control.demo.recipes import RECIPES
+from control.demo.recipes import RECIPES, Planted
 from control.demo.services import Services, until
 from control.demo.steps import Report
 from control.demo.trail import Standing, entry, standings
@@ -109,10 +109,12 @@ class Story:
         size, features, trees = found.model.stat().st_size / 1e3, len(churn.features(recipe.views)), recipe.chosen.trees
         return f"{features} features, {trees} trees, ROC AUC {found.metrics['roc_auc']:.3f}, ONNX {size:.0f} kB"
 
-    def hand_in(self, number: int) -> str:
-        """Trains, registers and approves a version in one step."""
-        self.train(number)
-        return f"{self.register(number)}; approved {self.approve(number)}"
+    def plant(self, planted: Planted) -> str:
+        """Trains, registers and has approved a version with a mistake that nobody sees in its files."""
+        self.train(planted.version)
+        self.register(planted.version)
+        self.approve(planted.version)
+        return f"{planted.mistake}; registered and approved like any other"
 
     # Services and people
 

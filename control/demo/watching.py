@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from control.demo import churn
@@ -84,9 +85,11 @@ def rollback(kind: str, watched: Watched, truth: Mapping[str, int]) -> Rollback:
 
 
 def moves(sights: Sequence[Sight]) -> str:
-    """Where a rollout stood, and after how many seconds it came there."""
-    began_ns = sights[0].seen_ns
-    return ", ".join(f"{_said(sight.rollout)} after {(sight.seen_ns - began_ns) / 1e9:.0f} s" for sight in sights[1:])
+    """Where a rollout stood, and for how many seconds."""
+    stays = [
+        f"{_said(sight.rollout)} {(after.seen_ns - sight.seen_ns) / 1e9:.0f} s" for sight, after in pairwise(sights)
+    ]
+    return ", ".join([*stays, _said(sights[-1].rollout)])
 
 
 def _place(rollout: Rollout) -> tuple[str, int, str]:
@@ -94,12 +97,12 @@ def _place(rollout: Rollout) -> tuple[str, int, str]:
 
 
 def _said(rollout: Rollout) -> str:
+    if rollout.outcome:
+        return "everybody" if rollout.outcome == "promoted" else "nobody"
     match rollout.phase:
         case "canary":
             return f"{rollout.weight_bps / 100:.0f} %"
         case "holdback":
             return f"all but {100 - rollout.weight_bps / 100:.0f} %"
-        case "ended":
-            return {"promoted": "all", "rolled_back": "none", "quarantined": "none"}.get(rollout.outcome, "none")
         case _:
             return rollout.phase

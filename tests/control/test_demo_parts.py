@@ -17,7 +17,7 @@ from control.demo.directory import MARK, claim
 from control.demo.recipes import PLANTED, RECIPES
 from control.demo.steps import Report, Rollback, StepFailed, take_all
 from control.demo.trail import Standing, entry, standings
-from control.demo.watching import Sight, Watched, is_bad, rollback
+from control.demo.watching import Sight, Watched, is_bad, moves, rollback
 from control.rollout.tiers import read_policy
 from control.training.classifier import probability
 from control.v1.rollout_pb2 import Rollout
@@ -209,6 +209,18 @@ def test_a_rollback_is_timed_until_nothing_is_tried_any_more() -> None:
     ended = Rollout(challenger=2, phase="ended", outcome="rolled_back")
     found = rollback("quality", Watched(replies, [Sight(4 * s, ended)], 7 * s, 0), truth)
     assert found == Rollback("quality", True, 3.0, 2, 3)
+
+
+def test_a_rollouts_way_is_told_with_its_seconds() -> None:
+    """As a line of the story."""
+    s = 1_000_000_000
+    sights = [
+        Sight(0, Rollout(phase="shadow")),
+        Sight(2 * s, Rollout(phase="canary", weight_bps=2_000)),
+        Sight(5 * s, Rollout(phase="holdback", weight_bps=9_500)),
+        Sight(9 * s, Rollout(phase="ended", outcome="promoted")),
+    ]
+    assert moves(sights) == "shadow 2 s, 20 % 3 s, all but 5 % 4 s, everybody"
 
 
 def test_each_planted_version_is_wrong_as_it_should_be() -> None:
