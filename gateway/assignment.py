@@ -139,7 +139,8 @@ def count_attempts(runs: Sequence[Run], again: Sequence[Run]) -> None:
     """Tells each challenger's guard how its runs went, by which it may be given up."""
     answered = {id(run.canary) for run in again if len(run.errors) < run.n}
     for run in runs:
-        if run.canary is not None and run.arm is Arm.CHALLENGER:
+        # Where every row follows, there was no time to try the challenger.
+        if run.canary is not None and run.arm is Arm.CHALLENGER and len(run.follows) < run.n:
             failed = len(run.errors) == run.n and bool(run.repeated) and id(run.canary) in answered
             run.canary.attempts.count(failed, next(iter(run.errors.values())).reason if failed else "")
 

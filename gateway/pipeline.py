@@ -35,6 +35,9 @@ class Gathered(NamedTuple):
 
 MARGIN_NS: Final = 1_000_000
 """What a challenger leaves the control beside the time that this needs."""
+SHARE: Final = 4
+"""A challenger has this part of the time that is left: the worker does nothing else meanwhile, and those who wait
+behind must still be answered when it has failed three times and is given up."""
 EXPIRED: Final = Fault(Reason.DEADLINE_EXPIRED, "the deadline passed before the call's turn came; nothing was scored")
 
 
@@ -147,15 +150,16 @@ class Pipeline:
         return self._try(run, run.canary, item.inputs, now_ns)
 
     def _try(self, run: Run, canary: Canary, inputs: dict[str, Array], now_ns: int) -> Inferred:
-        """Runs one of two versions that are compared: the challenger has the time that the control does not need."""
+        """Runs one of two versions that are compared."""
         if run.servable is canary.challenger:
-            until_ns = min(part.request.deadline_ns for part in run.parts) - canary.control.slow_ns - MARGIN_NS
-            if until_ns <= now_ns:  # nothing that the challenger did
+            left_ns = min(part.request.deadline_ns for part in run.parts) - now_ns
+            patience_ns = challenger_time(left_ns, canary.control.slow_ns)
+            if not patience_ns:  # nothing that the challenger did
                 run.errors.update(dict.fromkeys(range(run.n), TOO_SLOW))
                 run.follows.update(range(run.n))
                 return Inferred(Results([nan] * run.n, None, None), {})
             self.trying.begin(canary.rollout_id)
-            inferred = infer(run, inputs, until_ns)
+            inferred = infer(run, inputs, now_ns + patience_ns)
             self.trying.end()
             return inferred
         inferred = infer(run, inputs)
@@ -195,6 +199,15 @@ class Pipeline:
             refused = dict.fromkeys(range(calls), fault)
             nothing_ns = (0,) * len(STAGES)
             self.journal.append(refusals(refused, self.snapshot.revision, time.time_ns(), nothing_ns, {}))
+
+
+def challenger_time(left_ns: int, slow_ns: int) -> int:
+    """How long a challenger may run where so much time is left and the control may need `slow_ns`; 0 for not at all.
+
+    It is at least as long as the control may need: less would prove nothing against the challenger.
+    """
+    most_ns = left_ns - slow_ns - MARGIN_NS
+    return min(max(left_ns // SHARE, 2 * slow_ns), most_ns) if most_ns >= max(slow_ns, 1) else 0
 
 
 def _too_large(size: int, limit: int) -> Fault:

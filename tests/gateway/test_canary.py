@@ -17,7 +17,7 @@ from gateway.features.store import OnlineStore
 from gateway.features.writer import OnlineWriter
 from gateway.journal import TRIAL_FOLLOWS, TRIAL_REPEATED, TRIAL_STANDS_IN, Block, JournalWriter
 from gateway.journal_reader import JournalReader
-from gateway.pipeline import Pipeline
+from gateway.pipeline import Pipeline, challenger_time
 from gateway.request import Arm
 from gateway.run import Attempts
 from gateway.servable import Servable, load
@@ -172,6 +172,34 @@ def test_three_failed_runs_in_a_row_end_it_on_this_worker(tmp_path: Path) -> Non
     assert "MODEL_FAILED" in bench.attempts.give_up
     assert bench.blocks()[-1].rollout_id == 0
     assert bench.serve(bench.table).routes[tiny.MODEL].canary is None
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "slow_ms", "expected_ms"),
+    [
+        (1_000, 2, 250),  # a quarter: three in a row leave those who wait behind two fifths of their time
+        (20, 8, 11),  # all but what the control needs, where that is much of it
+        (1_000, 200, 400),  # twice what the control needs, so that no challenger like it is too slow
+        (16, 8, 0),  # less than the control needs itself proves nothing
+        (1, 0, 0),
+        (-5, 0, 0),
+    ],
+)
+def test_a_challenger_has_a_part_of_the_time_that_is_left(left_ms: int, slow_ms: int, expected_ms: int) -> None:
+    """Neither the call nor those behind it are late because of it, and one as fast as the control has enough."""
+    assert challenger_time(left_ms * 1_000_000, slow_ms * 1_000_000) == expected_ms * 1_000_000
+
+
+def test_a_challenger_without_time_is_not_tried_and_has_not_failed(tmp_path: Path) -> None:
+    """A stalled machine says nothing about a version: the rows are no evidence, and no reason to give it up."""
+    bench = Bench(tmp_path)
+    for key in [key for key in GOOD if to_challenger(key)][:5]:
+        bench.loaded[bench.table.canaries[tiny.MODEL].control.digest].slow_ns = 10**13
+        assert bench.score(key).score == 11.0
+    challenged = [block for block in bench.blocks() if block.version == 2]
+    assert len(challenged) == 5
+    assert all(block.rows["trial"][0] & TRIAL_FOLLOWS for block in challenged)
+    assert not bench.attempts.failed
 
 
 def test_a_row_that_both_fail_on_is_no_reason_to_give_up(tmp_path: Path) -> None:
