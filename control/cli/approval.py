@@ -8,6 +8,7 @@ import typer
 
 from control.cli.arguments import VersionArgument
 from control.cli.command import command, group
+from control.cli.hints import into_traffic
 from control.cli.output import moment, short, table, text
 from control.cli.session import Session
 
@@ -54,7 +55,12 @@ def approve(
     approval = session.control.approve(*version, comment=comment, digest=digest)
     words = f"{version} (digest {short(approval.digest)}) is approved by {approval.decided_by}."
     session.out.result(approval, text(words, "green"))
-    session.out.note(f"Next: interlock model promote {version}{session.same_flags}")
+    if not session.out.as_json:
+        (model,) = session.control.status(version.model).models
+        tried = any(rollout.challenger == version.number for rollout in model.rollouts)
+        watched = f"interlock rollout show {version}"
+        command = watched if tried else into_traffic(*version, model.champion_version)
+        session.out.note(f"Next: {command}{session.same_flags}")
 
 
 @command(app, "reject")

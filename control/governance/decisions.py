@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from control.rollout.version import VersionRecord
 from control.security import Role
+from gateway.contract.document import Tier
 from gateway.contract.errors import Fault, Reason
 
 DAY_S: Final = 86_400
@@ -16,6 +18,23 @@ LONGEST_VALID_S: Final = 3650 * DAY_S
 ACTOR: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 """One spelling per person: lower case, so that `Ana` and `ana` are never two people."""
 LONGEST_COMMENT: Final = 2000
+QUORUM: Final[Mapping[Tier, int]] = MappingProxyType({Tier.LOW: 1, Tier.STANDARD: 1, Tier.REGULATED: 2})
+"""How many people must approve a version, none of them its submitter."""
+
+
+def still_needed(record: VersionRecord, approved_by: Collection[str]) -> int:
+    """How many more people must approve, given those who did since it was last undone."""
+    return max(0, QUORUM[record.document.tier] - len(set(approved_by)))
+
+
+def check_first(record: VersionRecord, actor: str, approved_by: Collection[str]) -> None:
+    """Raises a fault for who approved already: a quorum is of different people."""
+    if actor in approved_by:
+        raise Fault(
+            Reason.TRANSITION_REFUSED,
+            f"{actor} has approved {record.subject} already; {still_needed(record, approved_by)} more must, "
+            f"since its tier is {record.document.tier}",
+        )
 
 
 def check_digest(record: VersionRecord, digest: str) -> None:

@@ -20,8 +20,8 @@ from control.governance.records import (
     revoke_token,
     whole_trail,
 )
-from control.rollout.lifecycle import Event, Stage, advance
-from control.rollout.records import find_version, model_names, save, versions_in
+from control.rollout.lifecycle import UNDONE, Event, Stage, advance
+from control.rollout.records import find_version, model_names, save, standing_approvers, versions_in
 from control.rollout.version import VersionRecord
 from control.security import Token, caller
 from control.store.audit import Entry, verify
@@ -33,8 +33,6 @@ from gateway.contract.errors import Fault, Reason
 
 MOST_ENTRIES: Final = 1000
 VOID: Final = "void"
-UNDONE: Final = frozenset({Stage.ROLLED_BACK, Stage.QUARANTINED})
-"""Stages that void the approvals given before."""
 DECISIONS: Final = {Event.APPROVE: "approved", Event.REJECT: "rejected"}
 
 
@@ -60,14 +58,16 @@ class GovernanceService(GovernanceServiceServicer):
         """Pending first, then newest first."""
         with self._store.read() as connection:
             model_names(connection, request.model)
-            waiting = versions_in(connection, frozenset({Stage.REGISTERED}), request.model)
+            registered = versions_in(connection, frozenset({Stage.REGISTERED}), request.model)
+            registered.sort(key=lambda record: record.submitted_at_ns, reverse=True)
+            waiting = [(one, decisions.still_needed(one, standing_approvers(connection, one))) for one in registered]
             undone = {r[:2] for r in versions_in(connection, UNDONE, request.model)}
             given = decisions_on(connection, request.model)
-        waiting.sort(key=lambda record: record.submitted_at_ns, reverse=True)
         # What was rolled back since needs a new approval.
         given = [decision._replace(decision=VOID) if decision[:2] in undone else decision for decision in given]
         return pb.ListApprovalsResponse(
-            approvals=[_pending(record) for record in waiting] + [_approval(decision) for decision in given]
+            approvals=[_pending(record, missing) for record, missing in waiting]
+            + [_approval(decision) for decision in given]
         )
 
     def ApproveVersion(self, request: pb.ApproveVersionRequest, context: ServicerContext) -> pb.ApproveVersionResponse:
@@ -77,8 +77,8 @@ class GovernanceService(GovernanceServiceServicer):
         def change(unit: Unit) -> bytes:
             record = find_version(unit.connection, request.model, request.version)
             decisions.check_digest(record, request.digest)
-            decision = _decide(unit, record, Event.APPROVE, comment)
-            return pb.ApproveVersionResponse(approval=_approval(decision)).SerializeToString()
+            decision, missing = _decide(unit, record, Event.APPROVE, comment)
+            return pb.ApproveVersionResponse(approval=_approval(decision, missing)).SerializeToString()
 
         return pb.ApproveVersionResponse.FromString(self._once("ApproveVersion", request, context, change))
 
@@ -88,7 +88,7 @@ class GovernanceService(GovernanceServiceServicer):
 
         def change(unit: Unit) -> bytes:
             record = find_version(unit.connection, request.model, request.version)
-            decision = _decide(unit, record, Event.REJECT, comment)
+            decision, _ = _decide(unit, record, Event.REJECT, comment)
             return pb.RejectVersionResponse(approval=_approval(decision)).SerializeToString()
 
         answer = self._once("RejectVersion", request, context, change)
@@ -164,28 +164,37 @@ class GovernanceService(GovernanceServiceServicer):
         return once(self._store, caller(context).actor, request.idempotency_key, method, content, change)
 
 
-def _decide(unit: Unit, record: VersionRecord, event: Event, comment: str) -> Decision:
+def _decide(unit: Unit, record: VersionRecord, event: Event, comment: str) -> tuple[Decision, int]:
+    """Records a decision, and moves the version where that makes its quorum; says how many more must approve."""
     if record.submitted_by == unit.actor:
         raise own_version(record, unit.actor)
     stage = advance(record.stage, event, record.subject)
-    facts = {"digest": record.digest, "submitted_by": record.submitted_by, "comment": comment}
+    facts: dict[str, str | int] = {"digest": record.digest, "submitted_by": record.submitted_by, "comment": comment}
+    missing = 0
+    if event is Event.APPROVE:
+        before = standing_approvers(unit.connection, record)
+        decisions.check_first(record, unit.actor, before)
+        missing = decisions.still_needed(record, [*before, unit.actor])
+        facts["still_needed"] = missing
     sequence = unit.record(f"version.{event}", record.subject, facts)
     decision = add_decision(unit, record, DECISIONS[event], comment, sequence)
-    save(unit.connection, record._replace(stage=stage, stage_sequence=sequence))
-    return decision
+    if not missing:
+        save(unit.connection, record._replace(stage=stage, stage_sequence=sequence))
+    return decision, missing
 
 
-def _pending(record: VersionRecord) -> pb.Approval:
+def _pending(record: VersionRecord, missing: int) -> pb.Approval:
     return pb.Approval(
         model=record.model,
         version=record.version,
         digest=record.digest,
         state="pending",
         submitted_by=record.submitted_by,
+        still_needed=missing,
     )
 
 
-def _approval(decision: Decision) -> pb.Approval:
+def _approval(decision: Decision, missing: int = 0) -> pb.Approval:
     return pb.Approval(
         model=decision.model,
         version=decision.version,
@@ -195,6 +204,7 @@ def _approval(decision: Decision) -> pb.Approval:
         decided_by=decision.decided_by,
         decided_at_ns=decision.decided_at_ns,
         comment=decision.comment,
+        still_needed=missing,
     )
 
 

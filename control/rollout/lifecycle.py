@@ -79,6 +79,9 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = MappingProxyType(
 LIVE: Final = frozenset({Stage.CANARY, Stage.CHAMPION})
 """The stages in which a version's answers reach callers."""
 
+UNDONE: Final = frozenset({Stage.ROLLED_BACK, Stage.QUARANTINED})
+"""The stages that void the approvals given before."""
+
 STATUS: Final[Mapping[Stage, str]] = MappingProxyType(
     {
         Stage.REGISTERED: "development",

@@ -72,8 +72,8 @@ def roll_back(unit: Unit, model: str, to_version: int, reason: str) -> RolledBac
     """Puts a former champion in the champion's place within the unit, and says which in which.
 
     A version that answers beside the champion goes first: it is what changed last. So does one that was promoted by a
-    rollout whose holdback still compares; a former champion that is named goes on from there. A version in shadow answers
-    nobody: its rollout is over, since what it is compared with goes, and it may be started again.
+    rollout whose holdback still compares; a former champion that is named goes on from there. A version in shadow
+    answers nobody: its rollout is over, since what it is compared with goes, and it may be started again.
     """
     model_names(unit.connection, model)
     rollout = active(unit.connection, model)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from control.rollout.lifecycle import Stage
+from control.rollout.lifecycle import UNDONE, Stage
 from control.rollout.stopping import Stop
 from control.rollout.trial import Trial
 from control.rollout.version import PinnedViewRecord, VersionRecord
@@ -112,8 +112,8 @@ def save(connection: Connection, record: VersionRecord) -> None:
     )
 
 
-def approvers(connection: Connection, record: VersionRecord) -> list[str]:
-    """Who approved exactly this digest."""
+def approvers(connection: Connection, record: VersionRecord, after: int = 0) -> list[str]:
+    """Who approved exactly this digest, after an audit entry."""
     columns = approvals.c
     return list(
         connection.scalars(
@@ -123,10 +123,16 @@ def approvers(connection: Connection, record: VersionRecord) -> list[str]:
                 columns.version == record.version,
                 columns.digest == record.digest,
                 columns.decision == "approved",
+                columns.sequence > after,
             )
             .order_by(columns.sequence)
         )
     )
+
+
+def standing_approvers(connection: Connection, record: VersionRecord) -> list[str]:
+    """Who approved the version's digest since it was registered, or undone."""
+    return approvers(connection, record, after=record.stage_sequence if record.stage in UNDONE else 0)
 
 
 def stage_change(connection: Connection, record: VersionRecord | Stop) -> StageChange:

@@ -166,7 +166,7 @@ def view_named(name: str) -> FeatureView:
     )
 
 
-def document_of(model: str, views: Iterable[FeatureView] = ()) -> ModelDocument:
+def document_of(model: str, views: Iterable[FeatureView] = (), tier: str = "standard") -> ModelDocument:
     """A document of a model that takes these views, and one number of the request."""
     pinned = list(views)
     stored = [{"view": view.name, "feature": "minutes", "feeds": "x"} for view in pinned]
@@ -176,6 +176,7 @@ def document_of(model: str, views: Iterable[FeatureView] = ()) -> ModelDocument:
             "task": "binary",
             "purpose": "Shows what tests need.",
             "owner": {"person": "ana"},
+            "tier": tier,
             "entities": ["subscriber"] if pinned else [],
             "views": {view.name: view.digest() for view in pinned},
             "inputs": [*stored, {"request": "amount", "type": "float32", "feeds": "x"}],
@@ -216,9 +217,11 @@ def add_view(store: Store, view: FeatureView, batches: int = 1) -> int:
     return int(newest + batches)
 
 
-def add_version(store: Store, model: str, submitter: str = "ana", views: Iterable[FeatureView] = ()) -> int:
+def add_version(
+    store: Store, model: str, submitter: str = "ana", views: Iterable[FeatureView] = (), tier: str = "standard"
+) -> int:
     """Puts a registered version into the store, as an upload would, and returns its number."""
-    document = document_of(model, views)
+    document = document_of(model, views, tier)
     with store.unit(submitter) as unit:
         run = unit.connection.execute
         run(
@@ -228,7 +231,7 @@ def add_version(store: Store, model: str, submitter: str = "ana", views: Iterabl
                 task=document.task,
                 purpose=document.purpose,
                 owner="ana",
-                tier="standard",
+                tier=tier,
                 created_at_ns=unit.now_ns,
                 created_by=submitter,
             )

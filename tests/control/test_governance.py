@@ -17,6 +17,7 @@ from control.server import ControlPlane
 from control.store.store import Store
 from control.store.tables import approvals, versions
 from control.v1 import governance_pb2 as pb
+from control.v1 import rollout_pb2
 from tests.control.planes import Client, add_version, client_for, key, running
 
 
@@ -307,3 +308,23 @@ def test_a_tampered_trail_is_reported_with_its_entry(tmp_path_factory: pytest.Te
     assert not found.ok
     assert (found.first_bad, found.entries) == (2, 2)
     assert "not what was written" in found.problem
+
+
+def test_a_regulated_model_takes_two_people(plane: ControlPlane) -> None:
+    """The first approval leaves the version where it is, the same person counts once, the second approves it."""
+    version = add_version(plane.store, "credit", tier="regulated")
+    ben, bea = client_for(plane, "ben", Role.APPROVER), client_for(plane, "bea", Role.APPROVER)
+    mia = client_for(plane, "mia", Role.ML_ENGINEER)
+    promote = rollout_pb2.PromoteVersionRequest(idempotency_key=key(), model="credit", version=version)
+
+    def approve(client: Client) -> pb.ApproveVersionRequest:
+        return pb.ApproveVersionRequest(idempotency_key=key(), model="credit", version=version)
+
+    assert ben.call(ben.governance.ApproveVersion, approve(ben)).approval.still_needed == 1
+    waiting = ben.call(ben.governance.ListApprovals, pb.ListApprovalsRequest(model="credit")).approvals[0]
+    assert (waiting.state, waiting.still_needed) == ("pending", 1)
+    assert mia.refused(mia.rollout.PromoteVersion, promote).reason == "APPROVAL_MISSING"
+    again = ben.refused(ben.governance.ApproveVersion, approve(ben))
+    assert (again.reason, "1 more must" in again.message) == ("TRANSITION_REFUSED", True)
+    assert bea.call(bea.governance.ApproveVersion, approve(bea)).approval.still_needed == 0
+    assert mia.call(mia.rollout.PromoteVersion, promote).revision

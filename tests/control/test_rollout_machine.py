@@ -62,7 +62,7 @@ class Rollouts(RuleBasedStateMachine):
         """Opens the store, with a controller that nothing remembers of the one before."""
         self.store = Store(self.path)
         self.hub = Hub(current_table(self.store))
-        self.controller = Controller(self.store, self.hub, self.publish)
+        self.controller = Controller(self.store, self.hub, self.publish, Path(self.directory.name))
 
     def publish(self) -> None:
         """Hands out the newest table."""
