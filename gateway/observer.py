@@ -20,6 +20,7 @@ from gateway.journal_reader import JournalReader
 from gateway.loop import run_until_terminated
 from gateway.telemetry import log, log_rationed, settle
 from gateway.totals import Totals
+from gateway.traffic import Traffic
 from gateway.uplink import Pinned, RouteFollower
 from gateway.wire.routes import parse_routes
 
@@ -48,7 +49,8 @@ class Observer:
         self._board = Board(config.run_path / "observer.board", BOARD_BYTES)
         self._beat = Board(config.run_path / BEAT, BEAT_BYTES)
         gateway_id = (config.data / "gateway.id").read_text().strip()
-        self._routes = RouteFollower(config, gateway_id, self._pinned)
+        self._traffic = Traffic()
+        self._routes = RouteFollower(config, gateway_id, self._pinned, lambda: self._traffic.lately(time.time_ns()))
         self._collector = Collector(config, gateway_id)
         self._reports = bool(config.control)
         saved = recall(self._state)
@@ -91,6 +93,7 @@ class Observer:
         blocks = list(islice(self._reader.poll(AT_ONCE // 2), AT_ONCE))
         if blocks:
             self._totals.add(blocks)
+            self._traffic.add(blocks)
             self._failures.note(blocks)
             self._changed = True
         self._totals.lost = self._lost_before + self._reader.lost

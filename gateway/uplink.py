@@ -11,8 +11,8 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
@@ -107,9 +107,17 @@ def _batch(message: pb.FeatureBatch) -> Batch:
 class RouteFollower:
     """Takes route tables from the control plane, and puts each on disk once every artifact that it names is there."""
 
-    def __init__(self, config: Config, gateway_id: str, pinned: Callable[[], Iterable[Pinned]] = lambda: ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        gateway_id: str,
+        pinned: Callable[[], Iterable[Pinned]] = lambda: (),
+        traffic: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
+        """`traffic` says what each model's requests were like lately, by the names of the wire's ModelTraffic."""
         self.config = config
         self._pinned = pinned
+        self._traffic = traffic
         self.gateway_id = gateway_id
         self.connected = False
         self.artifacts = Artifacts(config.artifacts_path)
@@ -160,6 +168,7 @@ class RouteFollower:
             history_id=self.table.history_id,
             withdrawals=[_withdrawal(one) for one in self._withdrawn()],
             pinned=[pb.PinnedVersion(model=model, version=number, last_ns=ns) for model, number, ns in self._pinned()],
+            traffic=[pb.ModelTraffic(**lately) for lately in self._traffic()],
         )
 
     def _withdrawn(self) -> tuple[Withdrawal, ...]:

@@ -27,14 +27,19 @@ def suggest(session: Session, when: str, model: str = "") -> None:
 
 
 def decide(champions: Mapping[str, int], approvals: Sequence[governance_pb2.Approval]) -> str:
-    """What to do before anything can be scored: register, approve, promote; empty where all is done."""
+    """What to do before anything can be scored: register, approve, promote or try; empty where all is done."""
     pending = [a for a in approvals if a.state == "pending"]
     ready = [a for a in approvals if a.state == "approved" and a.version > champions.get(a.model, 0)]
     if pending:
         return f"interlock approval approve {pending[0].model}/{pending[0].version}"
     if ready:
-        return f"interlock model promote {ready[0].model}/{ready[0].version}"
+        return into_traffic(ready[0].model, ready[0].version, champions.get(ready[0].model, 0))
     return "" if champions else "interlock model init MODEL.onnx"
+
+
+def into_traffic(model: str, version: int, champion: int) -> str:
+    """What brings an approved version into traffic: a model's first one is promoted, and any later one is tried."""
+    return f"interlock rollout start {model} {version}" if champion else f"interlock model promote {model}/{version}"
 
 
 def _score(session: Session, champions: Mapping[str, int]) -> str:

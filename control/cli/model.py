@@ -15,6 +15,7 @@ from control.cli.extras import needs_control
 from control.cli.features import find_view
 from control.cli.history import sentence
 from control.cli.output import facts, moment, short, size, table, text
+from control.cli.rollout_lines import headline, next_command, place
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
 
@@ -120,14 +121,32 @@ def list_models(
     """Lists models, or the versions of one."""
     if model:
         versions = session.control.versions(model)
-        session.out.result({"versions": versions}, _versions_table(versions))
+        rollouts = session.control.rollouts(model)
+        tried = (text(f"{headline(rollout)}. {rollout.reason}".rstrip()) for rollout in rollouts)
+        session.out.result({"versions": versions, "rollouts": rollouts}, _versions_table(versions), *tried)
+        if rollouts:
+            session.out.note(f"Next: {next_command(rollouts[0])}{session.same_flags}")
         return
-    models = session.control.models()
+    models, rollouts = session.control.models(), session.control.rollouts()
+    tries: dict[str, list[str]] = {}
+    for rollout in rollouts:
+        tries.setdefault(rollout.model, []).append(f"{rollout.challenger}: {place(rollout)}")
     rows = (
-        (m.name, m.task, m.tier, m.owner, m.latest_version, m.champion_version or "none", m.purpose) for m in models
+        (
+            m.name,
+            m.task,
+            m.tier,
+            m.owner,
+            m.latest_version,
+            m.champion_version or "none",
+            "; ".join(tries.get(m.name, ())),
+            m.purpose,
+        )
+        for m in models
     )
-    columns = ("model", "task", "tier", "owner", "newest", "champion", "purpose")
-    session.out.result({"models": models}, table(columns, rows) if models else text("No model is registered."))
+    columns = ("model", "task", "tier", "owner", "newest", "champion", "tried", "purpose")
+    shown = table(columns, rows) if models else text("No model is registered.")
+    session.out.result({"models": models, "rollouts": rollouts}, shown)
     if not models:
         session.out.note("Next: interlock model init MODEL.onnx")
 

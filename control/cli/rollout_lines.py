@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control.rollout.policy import Bad, Policy
-
 if TYPE_CHECKING:
+    from control.rollout.policy import Bad, Policy
     from control.v1 import rollout_pb2
 
 NS: Final = 1_000_000_000
@@ -72,6 +71,8 @@ def describe(
     answer: rollout_pb2.GetRolloutResponse, now_ns: int, courses: Courses = MappingProxyType({})
 ) -> list[Line]:
     """The rollout as `show` and `watch` say it: stage, times, last judgement, tests."""
+    from control.rollout.policy import Policy
+
     rollout, policy = answer.rollout, Policy.model_validate_json(answer.policy_json)
     lines = [
         Line(headline(rollout), "bold" if not rollout.outcome else _colour(rollout)),

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
@@ -49,14 +49,17 @@ def declare(app: typer.Typer) -> None:
     command(app, "watch")(watch)
 
 
-def watch(session: Session, target: Target) -> None:
+def watch(
+    session: Session,
+    target: Target,
+    holdback: Annotated[bool, typer.Option("--holdback", help="Go on until the holdback has ended as well.")] = False,
+) -> None:
     """Shows a rollout live, each second, until it is promoted or over; exit code 1 where it went back.
 
-    A holdback is watched to its end if it has begun already. Where standard output is no terminal, prints a line per
-    change; with --json, a document per change.
+    Where standard output is no terminal, prints a line per change; with --json, a document per change.
     """
     try:
-        last = _show(session, target)
+        last = _show(session, target, holdback)
     except KeyboardInterrupt:
         session.out.note("The rollout goes on without anybody watching.")
         raise typer.Exit(130) from None
@@ -65,31 +68,30 @@ def watch(session: Session, target: Target) -> None:
         raise typer.Exit(1)
 
 
-def _show(session: Session, target: str) -> rollout_pb2.Rollout:
+def _show(session: Session, target: str, holdback: bool) -> rollout_pb2.Rollout:
     live = sys.stdout.isatty() and not session.out.as_json
-    looks = _looks(session, target)
+    looks = _looks(session, target, holdback)
     return _drawn(looks) if live else _told(session, looks)
 
 
-def _looks(session: Session, target: str) -> Iterator[Look]:
+def _looks(session: Session, target: str, holdback: bool) -> Iterator[Look]:
     """The rollout now and each second, until it is over; a control plane that goes away is waited for."""
     from control.connection import Unreachable
 
     answer = find(session.control, target)
-    first = answer.rollout
     yield Look(answer, "")
-    while not over(first, answer.rollout):
+    while not over(answer.rollout, holdback):
         time.sleep(LOOK_S)
         try:
-            answer, lost = session.control.rollout(rollout_id=first.rollout_id), ""
+            answer, lost = session.control.rollout(rollout_id=answer.rollout.rollout_id), ""
         except Unreachable as failed:
             lost = f"{failed.message}; gateways go on, and step back alone if they must"
         yield Look(answer, lost)
 
 
-def over(first: rollout_pb2.Rollout, now: rollout_pb2.Rollout) -> bool:
-    """Whether there is nothing more to wait for: it ended, or was promoted meanwhile."""
-    return bool(now.outcome) or (now.phase == "holdback" and first.phase != "holdback")
+def over(rollout: rollout_pb2.Rollout, holdback: bool) -> bool:
+    """Whether there is nothing more to wait for: weeks of holdback are waited for only by who says so."""
+    return bool(rollout.outcome) or (rollout.phase == "holdback" and not holdback)
 
 
 def _told(session: Session, looks: Iterator[Look]) -> rollout_pb2.Rollout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -11,6 +11,7 @@ from control import places
 from control.cli.command import command
 from control.cli.hints import suggest
 from control.cli.output import facts, moment, table, text
+from control.cli.rollout_lines import headline, next_command
 from control.cli.session import Session
 from gateway.contract.alerts import Alert, AlertText, alert, at, identifier
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from control.connection import Unreachable
     from control.v1 import rollout_pb2
     from gateway.v1 import admin_pb2
+
+DOING_BADLY: Final = frozenset({Alert.CHAMPION_DECAYS, Alert.PROMOTED_VERSION_HARMS})
+"""Alerts of which a rollback is the way out."""
 
 
 def declare(app: typer.Typer) -> None:
@@ -40,7 +44,7 @@ def status(
         return
     wrong = problems(found)
     shown = _one_model(found.models[0]) if len(found.models) == 1 else _models(found)
-    parts: list[RenderableType] = [shown, text(""), _gateways(found)]
+    parts: list[RenderableType] = [shown, *_rollouts(found), text(""), _gateways(found)]
     parts += [text(problem, "red") for problem in wrong]
     parts += explained(wrong)
     if not wrong and found.models:
@@ -55,8 +59,21 @@ def status(
 
 
 def _remedy(model: rollout_pb2.ModelStatus) -> str:
-    """The command that ends what an operator did to the model."""
-    return f"interlock model start {model.model} --reason WHY" if model.HasField("stopped") else ""
+    """The command that ends what an operator did to the model, that undoes what goes wrong, or that a rollout needs."""
+    if model.HasField("stopped"):
+        return f"interlock model start {model.model} --reason WHY"
+    if model.kept_versions and any(identifier(problem) in DOING_BADLY for problem in model.problems):
+        return f"interlock rollback {model.model} --reason WHY"
+    return next_command(model.rollouts[0]) if model.rollouts else ""
+
+
+def _rollouts(found: rollout_pb2.GetStatusResponse) -> list[RenderableType]:
+    """What is tried, and what the last judgement of it said."""
+    return [
+        text(f"{headline(rollout)}. {rollout.reason}".rstrip(), "yellow" if rollout.needs_person else "")
+        for model in found.models
+        for rollout in model.rollouts
+    ]
 
 
 def _alone(session: Session, failed: Unreachable) -> None:

@@ -14,6 +14,7 @@ from control.rollout.policy import Bad, Metric, Policy, Step
 from gateway.contract import ceiling
 from gateway.contract.alone import central_alpha
 from gateway.contract.evidence import threshold
+from gateway.contract.population import population
 from gateway.contract.routing import WHOLE_BPS
 
 HOUR_S: Final = 3_600
@@ -97,7 +98,7 @@ class _Units:
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
         hourly = traffic.requests_per_s * HOUR_S
-        self.population = _population(hourly, min(traffic.entities_per_hour, hourly))
+        self.population = population(hourly, min(traffic.entities_per_hour, hourly))
 
     def seconds_until(self, units: float, share: float = 1.0) -> float:
         """Until so many units had a row of a kind that is this share of all rows."""
@@ -109,18 +110,6 @@ class _Units:
         if math.isinf(self.population):
             return units / rate
         return -math.log1p(-units / self.population) * self.population / rate
-
-
-def _population(hourly: float, seen: float) -> float:
-    """How many entities there are if `hourly` calls reached `seen` of them."""
-    if seen >= 0.999 * hourly:
-        return math.inf
-    low, high = max(seen, 1.0), 1e15
-    for _ in range(100):
-        middle = math.sqrt(low * high)
-        reached = -middle * math.expm1(-hourly / middle)
-        low, high = (middle, high) if reached < seen else (low, middle)
-    return high
 
 
 def _step_time(policy: Policy, step: Step, units: _Units, times: float, harmed: Metric | None) -> StepTime:

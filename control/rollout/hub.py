@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from control.rollout.alarms import Failing
 from control.rollout.forecast import Traffic, summed
 from control.rollout.routes import RouteTable
 from control.rollout.stepback import Recorded, Withdrawal
@@ -21,6 +22,8 @@ class Report(NamedTuple):
     problems: tuple[str, ...]
     traffic: tuple[tuple[str, Traffic], ...] = ()
     """By model: what its requests were like lately."""
+    failing: tuple[tuple[str, Failing], ...] = ()
+    """By model: how many of them failed."""
     withdrawals: tuple[Withdrawal, ...] = ()
     """The versions that it stepped back from and that do not answer there."""
 

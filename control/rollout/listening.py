@@ -6,6 +6,7 @@ import contextlib
 import logging
 from typing import Final
 
+from control.rollout.alarms import Failing
 from control.rollout.forecast import Traffic
 from control.rollout.gateway_records import note_gateway, note_pins
 from control.rollout.hub import Hub, Report, Session
@@ -21,6 +22,8 @@ MOST_PROBLEMS: Final = 100
 LONGEST_PROBLEM: Final = 1000
 MOST_WITHDRAWALS: Final = 256
 MOST_PINS: Final = 1024
+MOST_MODELS: Final = 1024
+METRICS: Final = frozenset(Metric)
 LONGEST_NAME: Final = 128
 LONGEST_REASON: Final = 2000
 
@@ -75,11 +78,24 @@ class Listener:
 def _report(request: pb.WatchRoutesRequest) -> Report:
     problems = tuple(problem[:LONGEST_PROBLEM] for problem in request.problems[:MOST_PROBLEMS])
     withdrawals = tuple(_withdrawal(one) for one in request.withdrawals[:MOST_WITHDRAWALS])
-    traffic = tuple(
-        (one.model, Traffic(one.rows_per_s, one.entities_per_hour, {Metric(m): r for m, r in one.bad_rates.items()}))
-        for one in request.traffic
+    lately = request.traffic[:MOST_MODELS]
+    return Report(
+        request.revision,
+        request.feature_sequence,
+        problems,
+        traffic=tuple((one.model, _traffic(one)) for one in lately),
+        failing=tuple(
+            (one.model, Failing(one.recent_rows, one.recent_failed, one.earlier_rows, one.earlier_failed))
+            for one in lately
+        ),
+        withdrawals=withdrawals,
     )
-    return Report(request.revision, request.feature_sequence, problems, traffic, withdrawals)
+
+
+def _traffic(said: pb.ModelTraffic) -> Traffic:
+    """What is said of metrics that this release does not know is left out."""
+    rates = {Metric(name): rate for name, rate in said.bad_rates.items() if name in METRICS}
+    return Traffic(said.rows_per_s, said.entities_per_hour, rates)
 
 
 def _withdrawal(said: pb.Withdrawal) -> Withdrawal:

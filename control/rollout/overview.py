@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from control.rollout.alarms import decay_alerts
 from control.rollout.gateway_records import SeenGateway
 from control.rollout.hub import Gateway
 from control.rollout.lifecycle import Stage
@@ -61,12 +62,14 @@ def _model(
 ) -> pb.ModelStatus:
     champion = holders.get((model, Stage.CHAMPION))
     standby = holders.get((model, Stage.STANDBY))
+    kept = [record.version for record in kept_versions(ever_champions(connection, model), model)]
+    failing = [found for gateway in gateways for name, found in gateway.report.failing if name == model]
     status = pb.ModelStatus(
         model=model,
         standby_version=standby.version if standby else 0,
-        problems=problems_of(model, champion or tried, gateways),
+        problems=[*problems_of(model, champion or tried, gateways), *decay_alerts(model, kept, failing)],
         trial_version=tried.version if tried else 0,
-        kept_versions=[record.version for record in kept_versions(ever_champions(connection, model), model)],
+        kept_versions=kept,
         last_change=pb.LastChange(**last_change(connection, model)._asdict()),
     )
     if answering := champion or tried:

@@ -8,6 +8,7 @@ from typing import Final
 
 from grpc import ServicerContext
 
+from control.rollout.alarms import harm_alerts
 from control.rollout.calls import RolloutCalls, check_wait, checked_reason
 from control.rollout.controller import Controller
 from control.rollout.gateway_records import SeenGateway, gateways_since, last_pinned
@@ -16,6 +17,7 @@ from control.rollout.moves import promote, roll_back, start, stop
 from control.rollout.overview import overview
 from control.rollout.promotion import check_unpinned, retired
 from control.rollout.records import find_version, save
+from control.rollout.rollout_records import listed
 from control.rollout.trial_store import put_on_trial
 from control.store.store import Store, Unit
 from control.v1 import rollout_pb2 as pb
@@ -116,7 +118,12 @@ class RolloutService(RolloutCalls):
         """The records of one snapshot beside the gateways' last reports."""
         gateways, away = self._hub.gateways(), self._away()
         with self._store.read() as connection:
-            return overview(connection, self._store.history_id, request.model, gateways, away)
+            found = overview(connection, self._store.history_id, request.model, gateways, away)
+            rollouts = [self._message(rollout) for rollout in listed(connection, request.model, ended=False)]
+        for status in found.models:
+            status.rollouts.extend(one for one in rollouts if one.model == status.model)
+            status.problems.extend(words for one in status.rollouts for words in harm_alerts(one))
+        return found
 
     def publish(self) -> None:
         """Hands the newest table to the gateways."""

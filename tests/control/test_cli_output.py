@@ -108,5 +108,6 @@ def test_the_next_command_follows_from_what_is_there() -> None:
     old = governance_pb2.Approval(model="churn", version=1, state="approved")
     assert decide({}, []) == "interlock model init MODEL.onnx"
     assert decide({"churn": 1}, [pending, old]) == "interlock approval approve churn/2"
-    assert decide({"churn": 1}, [approved, old]) == "interlock model promote churn/2"
+    assert decide({"churn": 1}, [approved, old]) == "interlock rollout start churn 2"
+    assert decide({}, [approved, old]) == "interlock model promote churn/2"
     assert decide({"churn": 1}, [old]) == ""
