@@ -59,7 +59,8 @@ class Servable:
         self.views = stored_views(served)
         self.assign_by = self.document.assign_by or next(iter(self.document.entities), None)
         self.requested = self.document.requested
-        self.labels = _decision_labels(served)
+        self.labels = {label: index for index, label in enumerate(self.document.decision_labels)}
+        """The index by which the journal keeps each decision."""
         self.slow_ns = 0
         """About the slowest of the latest runs, which forgets by a thousandth a run: what others must leave it time
         for. Kept up only while it stands beside a challenger."""
@@ -186,10 +187,3 @@ def _stored_view(served: ServedVersion, name: str) -> StoredView:
     used = [item.feature for item in served.document.stored if item.view == name]
     texts = tuple(feature for feature in used if codec.places[feature].block == "code")
     return StoredView(name, view_key(view.digest()), view.entity, codec, MissingPolicy(codec, used), texts)
-
-
-def _decision_labels(served: ServedVersion) -> dict[str, int]:
-    """The index by which the journal keeps each decision."""
-    decision = served.document.decision
-    labels = (decision.hit, decision.otherwise) if decision.kind == "threshold" else served.document.output.labels
-    return {label: index for index, label in enumerate(dict.fromkeys(labels))}
