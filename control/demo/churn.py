@@ -1,4 +1,4 @@
-"""The demo's data and models: 5,000 telecom customers, and two versions of a model of who will leave.
+"""The demo's data: 5,000 telecom customers, their features, and what a model of who will leave is told of them.
 
 The data set has neither subscriber ids nor event times. Both are derived here, from a fixed seed, and called so.
 """
