@@ -81,7 +81,7 @@ def describe(
     lines += [Line(times(rollout, policy, now_ns))]
     lines += judged(rollout)
     if rollout.findings:
-        lines += [Line(""), *tests(rollout.findings, courses)]
+        lines += [Line(""), *charts(rollout.findings, courses)]
     return lines
 
 
@@ -137,7 +137,7 @@ def judged(rollout: rollout_pb2.Rollout) -> list[Line]:
     return lines + [Line(f"ALERT: {words}", "red") for words in rollout.alerts]
 
 
-def tests(findings: Sequence[rollout_pb2.Finding], courses: Courses) -> list[Line]:
+def charts(findings: Sequence[rollout_pb2.Finding], courses: Courses) -> list[Line]:
     """Each test's e-value beside its threshold, as figures and as a bar, with its course where it was watched."""
     metric = max(len(found.metric) for found in findings)
     head = f"{'test':<{metric}}  {'evidence of':<13}  {'e-value':>9} / {'needed':<7}  {'':<{BAR_CELLS + 2}}  counts"

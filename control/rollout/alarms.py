@@ -10,8 +10,8 @@ from gateway.contract.alerts import Alert, AlertText, alert
 
 LEAST_FAILED: Final = 20
 """Rows that must have failed in the last minutes, or a handful of calls at night would raise an alert."""
-LEAST_SHARE: Final = 0.05
-"""The share of the last minutes' rows that must have."""
+LEAST_PCT: Final = 5
+"""The share of the last minutes' rows that must have, in percent."""
 TIMES: Final = 3
 """How many times the share of the rest of the hour that must be: what fails always has been seen before."""
 
@@ -30,10 +30,10 @@ class Failing(NamedTuple):
 def decay(parts: Iterable[Failing]) -> Failing | None:
     """The sum over gateways, where it says that a model fails far more often than it did; None where it does not."""
     found = Failing(*(sum(column) for column in zip(Failing(0, 0, 0, 0), *parts, strict=True)))
-    if found.recent_failed < LEAST_FAILED or found.recent_failed < LEAST_SHARE * found.recent_rows:
+    if found.recent_failed < LEAST_FAILED or found.recent_failed * 100 < LEAST_PCT * found.recent_rows:
         return None
-    usual = found.earlier_failed / found.earlier_rows if found.earlier_rows else 0.0
-    return found if found.recent_failed >= TIMES * usual * found.recent_rows else None
+    usual = found.earlier_failed * found.recent_rows
+    return found if found.recent_failed * found.earlier_rows >= TIMES * usual else None
 
 
 def decay_alerts(model: str, kept: Sequence[int], parts: Iterable[Failing]) -> list[AlertText]:

@@ -75,6 +75,11 @@ class WatchingGateway:
         """Reports step backs, and versions that callers named."""
         self._reports.put(wire.WatchRoutesRequest(gateway_id=self.gateway_id, withdrawals=withdrawals, pinned=pinned))
 
+    def say(self, revision: int, *traffic: wire.ModelTraffic) -> None:
+        """Reports what models' requests were like."""
+        report = wire.WatchRoutesRequest(gateway_id=self.gateway_id, revision=revision, traffic=traffic)
+        self._reports.put(report)
+
     def leave(self) -> None:
         """Says goodbye."""
         self._reports.put(None)

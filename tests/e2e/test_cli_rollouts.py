@@ -1,0 +1,102 @@
+"""`interlock rollout` on a control plane with real gateways: what a person does takes effect where callers are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from control.cli.__main__ import main
+from control.security import Role
+from gateway.v1 import scoring_pb2
+from tests.control.planes import token_for
+from tests.e2e.installation import GOOD, Caller, Installation
+from tests.gateway import tiny
+from tests.support import until
+
+CANARY = """
+shadow: null
+steps: [{weight_bps: 5000, minimum_s: 3600}]
+metrics: {latency: null, decisions: null}
+"""
+CHALLENGER = scoring_pb2.ARM_CHALLENGER
+
+
+class Calling(threading.Thread):
+    """Calls one gateway without a pause, and notes when a challenger last answered."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(daemon=True)
+        self.caller = caller
+        self.last_challenger_s = 0.0
+        self.calls = 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Calls until it is ended."""
+        while not self.ended.is_set():
+            reply = self.caller.score(GOOD[self.calls % len(GOOD)])
+            self.calls += 1
+            if reply.arm == CHALLENGER:
+                self.last_challenger_s = time.monotonic()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Installation]:
+    """An installation whose first version answers."""
+    here = Installation(tmp_path)
+    with here.control():
+        here.materialize()
+        here.promote_first()
+        yield here
+
+
+def test_a_manual_rollback_takes_effect_in_every_gateway(
+    here: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the command returns, no gateway answers by the challenger any more; how long that took is printed."""
+    monkeypatch.setenv("INTERLOCK_TOKEN", token_for(here.plane.store, "mia", Role.ML_ENGINEER))
+    monkeypatch.setenv("INTERLOCK_CONTROL", here.plane.address)
+    with ExitStack() as stack:
+        callers = [stack.enter_context(here.gateway(name)) for name in ("one", "two")]
+        here.start(here.register(), CANARY)
+        calling = [Calling(caller) for caller in callers]
+        for thread in calling:
+            thread.start()
+        until(lambda: all(thread.last_challenger_s for thread in calling))
+        began_s = time.monotonic()
+        code = main(["rollout", "rollback", tiny.MODEL, "--reason", "it smells"])
+        returned_s = time.monotonic()
+        seen = [thread.calls for thread in calling]
+        until(lambda: all(thread.calls > before + 100 for thread, before in zip(calling, seen, strict=True)))
+        for thread in calling:
+            thread.ended.set()
+            thread.join()
+        said = capsys.readouterr().out
+        assert code == 0
+        assert all((caller.gateway.data / "gateway.id").read_text().strip() in said for caller in callers)
+        lasts_s = [thread.last_challenger_s for thread in calling]
+        assert max(lasts_s) < returned_s
+        taken = ", ".join(f"{(last_s - began_s) * 1000:.0f} ms" for last_s in lasts_s)
+        print(f"{said}last answer of the challenger after {taken}; the command returned after ", end="")
+        print(f"{(returned_s - began_s) * 1000:.0f} ms")
+
+
+def test_a_forecast_knows_what_gateways_saw(
+    here: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and entities of real calls come up within seconds, and `rollout start` says what they mean."""
+    monkeypatch.setenv("INTERLOCK_TOKEN", token_for(here.plane.store, "mia", Role.ML_ENGINEER))
+    monkeypatch.setenv("INTERLOCK_CONTROL", here.plane.address)
+    version = here.register()
+    with here.gateway() as caller:
+        caller.scores(GOOD)
+        until(lambda: here.plane._hub.traffic(tiny.MODEL), 30)
+        assert main(["rollout", "start", tiny.MODEL, str(version)]) == 0
+    said = capsys.readouterr().out
+    assert "rows/s from about" in said
+    assert "the step at 1 % takes" in said
