@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks.batch import batch
 from benchmarks.judge import judge
+from benchmarks.mirror import mirror
 from benchmarks.swap import swap
 from benchmarks.unary import stages, unary
 
@@ -23,6 +24,7 @@ SECTIONS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "batch": batch,
     "stages": stages,
     "swap": swap,
+    "mirror": mirror,
     "judge": judge,
 }
 
