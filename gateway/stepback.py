@@ -120,7 +120,8 @@ def settled(withdrawals: Sequence[Withdrawal], table: RouteTable) -> tuple[Withd
     """Those that stay in force beside a table of the control plane.
 
     A recorded one ends with the first table that takes it into account, unless that table still has the version answer
-    without having been told anew since.
+    without having been told anew since: since it was recorded, or since the table by which the version was withdrawn,
+    as the control plane judges it.
     """
     return tuple(one for one in withdrawals if not _ends(one, table))
 
@@ -130,5 +131,7 @@ def _ends(one: Withdrawal, table: RouteTable) -> bool:
         return False
     champion, canary = table.champions.get(one.model), table.canaries.get(one.model)
     answering = [] if champion is None else [(champion.digest, champion.champion_revision)]
-    answering += [] if canary is None else [(canary.challenger.digest, canary.rollout_id)]
-    return all(digest != one.digest or since > one.recorded_by for digest, since in answering)
+    if canary is not None and (champion is None or canary.challenger.digest != champion.digest):
+        answering.append((canary.challenger.digest, canary.rollout_id))
+    told = min(one.revision, one.recorded_by) if one.history_id == table.history_id else one.recorded_by
+    return all(digest != one.digest or since > told for digest, since in answering)

@@ -23,6 +23,7 @@ from control.rollout.rollout_records import (
     Head,
     all_units,
     find_rollout,
+    followed,
     heads,
     keep_units,
     running,
@@ -84,27 +85,20 @@ class Controller:
 
         A report with a gap before it keeps nothing: the gateway begins again after the number that is returned.
         """
-        with self._counting, self._store.unit(f"gateway {head.gateway_id}") as unit:
-            rollout = find_rollout(unit.connection, rollout_id)
-            if rollout.outcome:
-                return first_number + len(rows) - 1  # nothing is kept of a rollout that is over, or asked for again
-            old = heads(unit.connection, rollout_id).get(head.gateway_id, Head(head.gateway_id))
-            if first_number > old.number + 1:
-                return old.number
-            fresh = rows[old.number + 1 - first_number :]
-            new = keep_units(unit, rollout_id, fresh)
-            before = old.rows_lost_before if old.step == head.step else old.rows_lost
-            kept = head._replace(
-                number=max(old.number, first_number + len(rows) - 1),
-                rows_lost=max(old.rows_lost, head.rows_lost),
-                rows_lost_before=before,
-                shadow_json=head.shadow_json if head.shadow_json != "{}" else old.shadow_json,
-                received_ns=unit.now_ns,
-            )
-            save_head(unit, rollout_id, kept)
-            known = self._tallies.get(rollout_id)
-        if known is not None and new:
-            known.add(new)
+        with self._counting:
+            with self._store.unit(f"gateway {head.gateway_id}") as unit:
+                rollout = find_rollout(unit.connection, rollout_id)
+                if rollout.outcome:
+                    return first_number + len(rows) - 1  # nothing is kept of a rollout that is over, or asked for again
+                old = heads(unit.connection, rollout_id).get(head.gateway_id, Head(head.gateway_id))
+                if first_number > old.number + 1:
+                    return old.number
+                new = keep_units(unit, rollout_id, rows[old.number + 1 - first_number :])
+                kept = followed(old, head, first_number + len(rows) - 1)._replace(received_ns=unit.now_ns)
+                save_head(unit, rollout_id, kept)
+            # Of what is committed, and while nobody else counts or reads: sums are not made in one step.
+            if new and rollout_id in self._tallies:
+                self._tallies[rollout_id].add(new)
         if new:
             self._wake.set()
         return kept.number
@@ -139,13 +133,21 @@ class Controller:
                 log(logging.ERROR, "rollouts_not_judged", error=repr(error))
 
     def look(self) -> None:
-        """Judges every rollout once, and acts."""
+        """Judges every rollout once, and acts; raises afterwards what kept it from some."""
         with self._store.read() as connection:
             rollouts = running(connection)
-        for gone in self._tallies.keys() - {rollout.rollout_id for rollout in rollouts}:
-            del self._tallies[gone]
+        with self._counting:
+            for gone in self._tallies.keys() - {rollout.rollout_id for rollout in rollouts}:
+                del self._tallies[gone]
+        failed: list[Exception] = []
         for rollout in rollouts:
-            self._judge(rollout)
+            try:
+                self._judge(rollout)
+            except Exception as error:
+                error.add_note(f"rollout {rollout.rollout_id}")
+                failed.append(error)
+        if failed:
+            raise ExceptionGroup("rollouts could not be judged", failed)
 
     def _judge(self, rollout: Rollout) -> None:
         policy = rollout.policy

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from control.rollout.case import Phase
@@ -25,7 +26,7 @@ PROMISED = frozenset(
 
 
 class EvidenceRow(NamedTuple):
-    """One unit that counts, as it is kept."""
+    """One unit that counts, as it is kept; the first four fields say which it is."""
 
     kind: int
     metric: int
@@ -49,6 +50,31 @@ class Head(NamedTuple):
     step: int = 0
     shadow_json: str = "{}"
     received_ns: int = 0
+
+
+_KEY: Final = EvidenceRow._fields[:4]
+_KNOWN: Final = text(
+    f"SELECT {', '.join(f'u.{name}' for name in _KEY)} FROM json_each(:rows) AS told "  # noqa: S608 - names of ours
+    "CROSS JOIN evidence_units AS u "  # in this order: what is told is little, what is kept may be much
+    "ON u.rollout_id = :rollout_id AND "
+    + " AND ".join(f"u.{name} = json_extract(told.value, '$[{place}]')" for place, name in enumerate(_KEY))
+)
+_KEEP: Final = text(
+    f"INSERT INTO evidence_units (rollout_id, {', '.join(EvidenceRow._fields)}) SELECT :rollout_id, "  # noqa: S608 - names of ours
+    + ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(EvidenceRow._fields)))
+    + " FROM json_each(:rows)"
+)
+
+
+def followed(old: Head, head: Head, told: int) -> Head:
+    """What is kept of a gateway after a report that ends with the number `told`: what was lost before its step stands
+    apart, and nothing is taken back that was said before."""
+    return head._replace(
+        number=max(old.number, told),
+        rows_lost=max(old.rows_lost, head.rows_lost),
+        rows_lost_before=old.rows_lost_before if old.step == head.step else old.rows_lost,
+        shadow_json=head.shadow_json if head.shadow_json != "{}" else old.shadow_json,
+    )
 
 
 def running(connection: Connection, model: str = "") -> list[Rollout]:
@@ -121,20 +147,27 @@ def forget_units(unit: Unit, rollout_id: int) -> None:
 
 
 def keep_units(unit: Unit, rollout_id: int, rows: Iterable[EvidenceRow]) -> list[EvidenceRow]:
-    """Keeps units, each the first time that it is told; returns those that were not known."""
-    new = []
+    """Keeps units, each the first time that it is told; returns those that were not known.
+
+    All in two statements, whose rows are one parameter: thousands of entities a second are new in a busy step.
+    """
+    told: dict[tuple[int, int, int, str], EvidenceRow] = {}
     for row in rows:
-        statement = insert_or(evidence_units).values(rollout_id=rollout_id, **row._asdict()).on_conflict_do_nothing()
-        if unit.execute_unaudited(statement):
-            new.append(row)
+        told.setdefault(row[:4], row)
+    if not told:
+        return []
+    found = unit.connection.execute(_KNOWN.bindparams(rollout_id=rollout_id, rows=json.dumps(list(told))))
+    known = {tuple(row) for row in found}
+    new = [row for key, row in told.items() if key not in known]
+    unit.execute_unaudited(_KEEP.bindparams(rollout_id=rollout_id, rows=json.dumps(new)))
     return new
 
 
-def all_units(connection: Connection, rollout_id: int) -> list[EvidenceRow]:
-    """Every unit of a rollout."""
+def all_units(connection: Connection, rollout_id: int) -> Iterator[EvidenceRow]:
+    """Every unit of a rollout, as it is read: there may be millions."""
     columns = [evidence_units.c[name] for name in EvidenceRow._fields]
     query = select(*columns).where(evidence_units.c.rollout_id == rollout_id)
-    return [EvidenceRow(*row) for row in connection.execute(query)]
+    return (EvidenceRow(*row) for row in connection.execute(query))
 
 
 def heads(connection: Connection, rollout_id: int) -> dict[str, Head]:

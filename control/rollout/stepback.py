@@ -85,6 +85,20 @@ def follow(
     return RollBack(cause, champion, max(former, key=lambda record: record.champion_sequence))
 
 
+def ends(one: Withdrawal, rollout: Rollout, history_id: str) -> bool:
+    """Whether a withdrawal ends a rollout: it is of its challenger, by a gateway that knew of this rollout then.
+
+    One that comes late speaks of an earlier trial of the same bytes, which were approved anew since.
+    """
+    known = one.history_id != history_id or rollout.rollout_id <= one.revision
+    return known and one.digest == rollout.challenger_digest
+
+
+def overruled(one: Withdrawal, rollout: Rollout) -> bool:
+    """Whether a gateway's evidence came too late: who promoted against it left only the guards to go back on that."""
+    return one.kind == "evidence" and rollout.without_evidence and one.digest == rollout.challenger_digest
+
+
 def record_step_backs(
     store: Store, actor: str, gateway_id: str, withdrawals: Sequence[Withdrawal], revision: int
 ) -> tuple[Recorded, ...]:
@@ -107,15 +121,17 @@ def _record(unit: Unit, history_id: str, gateway_id: str, withdrawals: Sequence[
     """One model's withdrawals: an entry for each, and the rollback that follows."""
     told_before = frozenset(find_step_backs(unit.connection, gateway_id))
     fresh = [one for one in withdrawals if one.number not in told_before]
+    rollouts = running(unit.connection, withdrawals[0].model)
+    heeded = [one for one in withdrawals if not any(overruled(one, rollout) for rollout in rollouts)]
     entries = {
         one.number: unit.record("version.step_back", one.subject, {"gateway_id": gateway_id, **one._asdict()})
         for one in fresh
     }
-    for rollout in running(unit.connection, withdrawals[0].model):
-        if cause := next((one for one in fresh if one.digest == rollout.challenger_digest), None):
+    for rollout in rollouts:
+        if cause := next((one for one in fresh if one in heeded and ends(one, rollout, history_id)), None):
             revision = _end(unit, gateway_id, rollout, cause)
     # Now that no rollout has its hand in it any more: does a withdrawn version still lead?
-    planned = follow(withdrawals, ever_champions(unit.connection, withdrawals[0].model), history_id, told_before)
+    planned = follow(heeded, ever_champions(unit.connection, withdrawals[0].model), history_id, told_before)
     if planned is not None:
         revision = _roll_back(unit, gateway_id, planned)
     for one in fresh:

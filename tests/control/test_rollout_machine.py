@@ -192,7 +192,7 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["guard", "evidence", "manual"]))
     def a_gateway_withdraws(self, kind: str) -> None:
-        """The challenger of what runs; its rollout is over then."""
+        """The challenger of what runs; its rollout is over then, unless somebody promoted against the evidence."""
         rolling = [one for one in self.running() if one.kind is Kind.ROLLOUT and one.phase is not Phase.SHADOW]
         for rollout in rolling:
             self.withdrawal += 1
@@ -210,7 +210,29 @@ class Rollouts(RuleBasedStateMachine):
             )
             record_step_backs(self.store, "g1", "g1", [withdrawal], current_table(self.store).revision)
             record_step_backs(self.store, "g1", "g1", [withdrawal], current_table(self.store).revision)
-            assert rollout.rollout_id not in {one.rollout_id for one in self.running()}
+            overruled = kind == "evidence" and rollout.without_evidence
+            assert (rollout.rollout_id in {one.rollout_id for one in self.running()}) == overruled
+
+    @rule(kind=st.sampled_from(["guard", "evidence"]))
+    def a_gateway_tells_late_of_an_earlier_trial(self, kind: str) -> None:
+        """Of the bytes that are tried now: they were approved since, and the trial goes on."""
+        before = self.running()
+        for rollout in before:
+            self.withdrawal += 1
+            late = Withdrawal(
+                number=self.withdrawal,
+                model=MODEL,
+                version=rollout.challenger,
+                digest=rollout.challenger_digest,
+                kind=kind,
+                actor="gateway",
+                reason=REASON,
+                time_ns=1,
+                history_id=self.store.history_id,
+                revision=rollout.rollout_id - 1,
+            )
+            record_step_backs(self.store, "g2", "g2", [late], current_table(self.store).revision)
+        assert self.running() == before
 
     @rule()
     def an_undone_version_is_approved_again(self) -> None:

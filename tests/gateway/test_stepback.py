@@ -16,6 +16,7 @@ from gateway.stepback import Kind, Withdrawal, acknowledged, choose, effective, 
 from gateway.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, scoring_pb2
 from gateway.wire.routes import RouteTable, parse_routes
 from gateway.withdrawals import Withdrawals
+from tests.gateway import tiny
 from tests.gateway.fake_control import FakeControl
 from tests.gateway.gateways import BEARER, Gateway, gateway
 from tests.gateway.tiny import HISTORY, MODEL, batch, table, version
@@ -82,6 +83,20 @@ def test_a_withdrawal_ends_only_with_a_table_that_takes_it_into_account() -> Non
     assert settled([recorded], sent(12, 5, champion_revision=6)) == (recorded,)
     assert settled([recorded], sent(10, 4)) == ()
     assert settled([recorded], sent(12, 5, champion_revision=12)) == ()
+
+
+def test_what_was_withdrawn_is_tried_again_by_a_rollout_that_began_since() -> None:
+    """Also where the withdrawal is recorded only after it began; never by the rollout that it was withdrawn from."""
+    late = withdrawal(1, 2, recorded_by=13, counted_from=13)  # withdrawn at revision 7
+
+    def offered(rollout_id: int) -> RouteTable:
+        canary = tiny.canary(version(2), version(1), 500)
+        canary.revision, canary.models[0].canary.rollout_id = 14, rollout_id
+        return parse_routes(canary.SerializeToString())
+
+    assert settled([late], offered(12)) == ()
+    assert settled([late], offered(6)) == (late,)
+    assert settled([late._replace(history_id="another")], offered(12)) != ()
 
 
 def test_withdrawals_are_kept_whole_or_refused(tmp_path: Path) -> None:
