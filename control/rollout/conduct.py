@@ -64,6 +64,7 @@ def start(
     )
     if kind is Kind.SHADOW and policy.shadow is None:
         raise Fault(Reason.ROLLOUT_REFUSED, "shadow: the policy has none, and the version is only to be mirrored")
+    _refuse_second_trial(unit, challenger)
     if kind is Kind.ROLLOUT:
         _make_room(unit, model, challenger)
     rollout = Rollout(
@@ -209,6 +210,19 @@ def _note(unit: Unit, changed: list[Rollout], action: str, model: str, reason: s
         state = "paused" if action == "rollout.resume" else "running"
         raise Fault(Reason.ROLLOUT_REFUSED, f"no {state} rollout{f' of {model}' if model else ''} was found")
     return changed
+
+
+def _refuse_second_trial(unit: Unit, challenger: VersionRecord) -> None:
+    """A version that is in shadow by itself may be rolled out when that has ended: it has one place at a time."""
+    rolling = running(unit.connection, challenger.model)
+    own = (one for one in rolling if one.kind is Kind.SHADOW and one.challenger == challenger.version)
+    if (shadow := next(own, None)) is not None:
+        raise Fault(
+            Reason.ROLLOUT_REFUSED,
+            f"{challenger.subject} is in shadow by itself (rollout {shadow.rollout_id}); `interlock rollout rollback "
+            f"{shadow.model} --version {shadow.challenger} --reason WHY` ends that, and then it can be rolled out",
+            rollout=str(shadow.rollout_id),
+        )
 
 
 def _make_room(unit: Unit, model: str, challenger: VersionRecord) -> None:

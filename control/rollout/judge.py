@@ -107,8 +107,11 @@ def _kept(case: Case) -> _Answer | None:
     if flags.paused:
         return _Answer(Verdict.HOLD, Cause.PAUSED, "Paused by a person; evidence against it still counts.", True)
     if flags.lost_rows:
-        sentence = f"{flags.lost_rows:,} journal rows of this step were overwritten unread, so nothing is proven by it."
-        return _Answer(Verdict.HOLD, Cause.UNMEASURED, sentence)
+        sentence = (
+            f"{flags.lost_rows:,} journal rows of this step were overwritten unread, so nothing is proven by it; "
+            "`interlock rollout pause` and then `interlock rollout resume` go on with what is left."
+        )
+        return _Answer(Verdict.HOLD, Cause.UNMEASURED, sentence, needs_person=True)
     if flags.unwatched:
         sentence = f"No evidence comes from {', '.join(flags.unwatched)}, which serves the challenger."
         return _Answer(Verdict.HOLD, Cause.UNMEASURED, sentence)

@@ -355,3 +355,32 @@ def test_evidence_survives_a_restart_of_the_control_plane(tmp_path: Path) -> Non
             return json.loads(answer.case_json)["evidence"]["first_bad"] if answer.case_json else None
 
         assert until(counted)["errors"] == {"1000": [2, 0]}
+
+
+def test_a_version_in_a_shadow_of_its_own_is_not_rolled_out_beside_it(
+    plane: ControlPlane, mia: Client, ben: Client
+) -> None:
+    """The refusal says how the shadow is ended, and then the rollout starts."""
+    _, second = two(plane, mia, ben, "shaded")
+    start(mia, "shaded", second, policy="", shadow_only=True)
+    request = pb.StartRolloutRequest(idempotency_key=key(), model="shaded", version=second, policy_yaml=FAST)
+    refused = mia.refused(mia.rollout.StartRollout, request)
+    assert refused.reason == "ROLLOUT_REFUSED"
+    assert f"interlock rollout rollback shaded --version {second}" in refused.message
+    ended = pb.RollBackRolloutRequest(idempotency_key=key(), model="shaded", version=second, reason="seen enough")
+    mia.call(mia.rollout.RollBackRollout, ended)
+    assert start(mia, "shaded", second).rollout.phase == "canary"
+
+
+def test_rows_that_were_lost_are_forgiven_by_a_person(plane: ControlPlane, mia: Client, ben: Client) -> None:
+    """The sentence says how; from then on the step goes by what comes."""
+    _, second = two(plane, mia, ben, "forgiven")
+    started = start(mia, "forgiven", second).rollout
+    observer = Observer(plane, started)
+    observer.report(clean(spread(400), 1, 1000), rows_lost=5)
+    held = until(lambda: one if "journal rows" in (one := rollout(mia, started.rollout_id)).reason else None)
+    assert "interlock rollout resume" in held.reason
+    assert held.needs_person
+    mia.call(mia.rollout.PauseRollout, pb.PauseRolloutRequest(idempotency_key=key(), model="forgiven"))
+    mia.call(mia.rollout.ResumeRollout, pb.ResumeRolloutRequest(idempotency_key=key(), model="forgiven"))
+    until(lambda: rollout(mia, started.rollout_id).step == 2)
