@@ -119,6 +119,9 @@ def fail(error: Exception, out: Output) -> int:
             pass
         case Fault(reason=reason, message=message, facts=facts):
             code = ExitCode.MISUSED
+        case typer.Abort():
+            reason, code = "NOT_CONFIRMED", ExitCode.REFUSED
+            message = "nobody answered the question, so nothing was done; --yes answers it beforehand"
         case TyperException():
             reason, message, code = "USAGE", _with_usage(error), ExitCode.MISUSED
         case _:

@@ -68,6 +68,7 @@ def restore(
         "later is lost.\nRestoring begins a new history: gateways of the former one refuse it until each is told."
     )
     if not yes and not typer.confirm("Restore it?", err=True):
+        session.out.note("Nothing was done.")
         raise typer.Exit(1)
     history_id = put_back(directory, session.data / "control", getpass.getuser().lower())
     words = f"{session.data} is restored up to audit entry {made.sequence}; history {history_id} begins."

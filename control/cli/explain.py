@@ -32,7 +32,8 @@ def explain(
     unknown = [name for name in wanted if name not in PARAGRAPHS]
     if unknown:
         known = ", ".join(sorted(PARAGRAPHS))
-        raise Problem("ARGUMENT_INVALID", f"nothing is called {unknown[0]}; there are {known}", ExitCode.MISUSED)
+        said = f"nothing in the catalogue is called {unknown[0]} (what `interlock` says of itself is complete as said)"
+        raise Problem("ARGUMENT_INVALID", f"{said}; there are {known}", ExitCode.MISUSED)
     found = {name: PARAGRAPHS[name] for name in wanted}
     parts = [text(f"{name}\n{paragraph}\n") for name, paragraph in found.items()]
     session.out.result(found, *parts)

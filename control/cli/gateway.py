@@ -81,6 +81,8 @@ def accept_history(
     it stepped back from stay withdrawn.
     """
     if places.gateway_place(session.data) is None:
+        if not (session.data / "gateway").is_dir():
+            raise Problem("ARGUMENT_INVALID", f"{session.data} holds no gateway's data; name its directory by --data")
         session.out.note("No gateway runs here: its routes and features are forgotten, and fetched at its next start.")
         _ask(yes)
         session.out.result(_without_a_process(session, "accept-history"), text("Forgotten.", "green"))

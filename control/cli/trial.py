@@ -45,7 +45,8 @@ def prepare(onnx: Path, name: str) -> Candidate:
     rehearsal = rehearse(onnx, name=name, person=SUBMITTER)
     if not rehearsal.ok:
         hint = f"; `interlock model check {onnx}` says what is checked"
-        raise Problem("ADMISSION_REFUSED", f"{onnx.name}: {rehearsal.message}{hint}", ExitCode.REFUSED)
+        what = rehearsal.message.removeprefix(f"{onnx.name}: ")
+        raise Problem("ADMISSION_REFUSED", f"{onnx.name}: {what}{hint}", ExitCode.REFUSED)
     return Candidate(onnx, rehearsal)
 
 

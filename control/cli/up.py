@@ -255,5 +255,5 @@ def _announced_end(session: Session) -> Iterator[None]:
     except Problem as problem:
         if problem.reason != "SERVICE_ENDED":
             raise
-        hint = "; it said why above. Where a port is taken, `--ports auto` takes free ones"
+        hint = "; what it said stands above. Where a port is taken, `--ports auto` takes free ones"
         raise Problem(problem.reason, problem.message + hint, problem.exit_code) from None

@@ -66,11 +66,13 @@ def rollback_target(model: str, known: Sequence[VersionRecord], to_version: int)
     if chosen is not None:
         return chosen
     able = ", ".join(str(record.version) for record in former)
-    wish = f"version {to_version} was never its champion, or needs a new approval" if to_version else "none was before"
+    wish = (
+        f"version {to_version} was never its champion, or needs a new approval" if to_version else "none was before it"
+    )
+    instead = f"`interlock model stop {model}` has nobody answer, `interlock rollout start` tries another version"
     raise Fault(
         Reason.TRANSITION_REFUSED,
-        f"{model} cannot be rolled back: {wish}; "
-        + (f"it can go back to {able}" if able else "promote another approved version instead"),
+        f"{model} cannot be rolled back: {wish}; " + (f"it can go back to {able}" if able else instead),
         model=model,
     )
 

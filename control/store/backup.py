@@ -59,7 +59,8 @@ def back_up(data: Path, out: Path) -> Backup:
     if not (data / STORE).is_file():
         raise _refused(f"{data} holds no control plane's store")
     _check_empty(out)
-    (out / ARTIFACTS).mkdir(parents=True, exist_ok=True, mode=0o700)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (out / ARTIFACTS).mkdir(exist_ok=True, mode=0o700)
     (out / KEYS).mkdir(exist_ok=True, mode=0o700)
     _copy_store(data / STORE, out / STORE)
     for digest in _named_artifacts(out / STORE):
@@ -101,7 +102,9 @@ def restore(backup: Path, data: Path, actor: str) -> str:
     _check_empty(data)
     fresh = data.with_name(f"{data.name}.restoring")
     shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / ARTIFACTS).mkdir(parents=True, mode=0o700)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    fresh.mkdir(mode=0o700)
+    (fresh / ARTIFACTS).mkdir(mode=0o700)
     _copy(backup / STORE, fresh / STORE)
     for digest in _named_artifacts(fresh / STORE):
         _copy(backup / ARTIFACTS / digest, fresh / ARTIFACTS / digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ def test_a_control_plane_whose_directory_is_deleted_comes_back_from_its_backup(
     shutil.rmtree(data)
     assert main(["restore", str(kept), "--data", str(data), "--yes"]) == 0
     assert "history" in capsys.readouterr().out
+    assert (data / "control").stat().st_mode & 0o777 == 0o700
     with running(data / "control") as again:
         assert again.store.history_id != plane.store.history_id
         client = Client(again.address, operator)
@@ -120,3 +122,19 @@ def test_neither_writes_where_something_is(plane: ControlPlane, data: Path, tmp_
         back_up(data / "control", tmp_path / "kept")
     with pytest.raises(Fault, match="not empty"):
         restore(tmp_path / "kept", data / "control", "ana")
+
+
+def test_a_restore_that_nobody_confirms_does_nothing(
+    plane: ControlPlane,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither where somebody says no, nor where nobody can, as in a job without a terminal."""
+    back_up(data / "control", tmp_path / "kept")
+    for typed, said in (("", "NOT_CONFIRMED: nobody answered"), ("n\n", "Nothing was done.")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(["restore", str(tmp_path / "kept"), "--data", str(tmp_path / "new")]) == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()

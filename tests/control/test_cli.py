@@ -218,6 +218,13 @@ def test_nobody_there_is_exit_code_three(interlock: Interlock, tmp_path: Path) -
     assert interlock("score", "churn", "-e", "subscriber=S1").err.startswith("NOT_RUNNING: no gateway runs in")
 
 
+def test_a_gateways_directory_must_be_there_to_be_commanded(interlock: Interlock, tmp_path: Path) -> None:
+    """A mistyped --data is said before anything is asked."""
+    none = interlock("gateway", "accept-history", "--data", str(tmp_path))
+    assert (none.code, none.out) == (2, "")
+    assert "holds no gateway's data" in none.err
+
+
 def test_an_unknown_version_is_refused_with_its_reason(interlock: Interlock) -> None:
     """The catalogue's reason, for programs; the sentence, for people."""
     refused = interlock("model", "retire", "churn/99", "--reason", "tidy", "--json")

@@ -99,7 +99,7 @@ def test_a_model_steps_back_champion_by_champion_until_none_is_left(
     assert [mia.call(mia.rollout.RollBack, rollback("steps")).to_version for _ in range(2)] == [2, 1]
     refused = mia.refused(mia.rollout.RollBack, rollback("steps"))
     assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "TRANSITION_REFUSED")
-    assert "none was before" in refused.message
+    assert "none was before it; `interlock model stop steps`" in refused.message
     assert "needs a new approval" in mia.refused(mia.rollout.RollBack, rollback("steps", 3)).message
     assert "already" in mia.refused(mia.rollout.RollBack, rollback("steps", 1)).message
     assert mia.refused(mia.rollout.RollBack, rollback("nothing")).reason == "VERSION_UNKNOWN"
