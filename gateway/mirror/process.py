@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import select
 import signal
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,8 @@ PAUSE_S: Final = 0.02
 IDLE_S: Final = 0.2
 """How often it is looked for a shadow while there is none."""
 BEAT_S: Final = 0.25
+LEAVE_S: Final = 1.0
+"""How long the work may take to end; then it ends with the figures that were saved last."""
 BOARD_BYTES: Final = 4 << 20
 LAST: Final = 19
 """The niceness of who comes last: it then runs only when nobody else wants a core at all."""
@@ -54,12 +58,16 @@ class Mirror:
         self._facts: dict[str, Any] = {"shadows": {}, "scored": [], "problems": []}
         self._work: Work | None = None
         self._stop = threading.Event()
+        self._wake, self._ringing = socket.socketpair()
+        self._ringing.setblocking(False)
         self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def work(self) -> None:
         """Does all of its work."""
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.set_wakeup_fd(self._ringing.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a thread that has a core takes it
         give_way(self._config)  # the beat's thread is there already, and stays as it is
         while not self._stop.is_set():
             self._follow()
@@ -90,10 +98,14 @@ class Mirror:
         self._work.follow(table)
 
     def _beat(self) -> None:
-        while True:
+        while not select.select([self._wake], [], [], BEAT_S)[0]:
             self._board.write({"pid": os.getpid(), "heartbeat_ns": time.monotonic_ns(), **self._facts})
             self._end_if_hung()
-            time.sleep(BEAT_S)
+        self._stop.set()
+        time.sleep(LEAVE_S)
+        # Without a core the other thread would not even notice. What it was about is nobody's fault.
+        self._mark.end()
+        os._exit(0)
 
     def _end_if_hung(self) -> None:
         """Ends this process where a run cannot be ended: nothing less helps, and the mark says whose it was."""

@@ -74,6 +74,9 @@ class Work:
             lane.shadow = shadow
             lanes.append(lane)
             wanted |= {shadow.version.digest, other.digest}
+        for lane in self._lanes:
+            if lane not in lanes:
+                lane.comparison.dropped[Drop.NOT_LOADED] += lane.waiting
         self._lanes = lanes
         named = {shadow.rollout_id for _, shadow in _shadows(table)}
         for gone in self._comparisons.keys() - named:
