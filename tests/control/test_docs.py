@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def test_every_setting_is_described() -> None:
     assert not [
         line for line in PAGES["configuration.md"].splitlines() if line.startswith("|") and line.endswith("|  |")
     ]
+
+
+def test_every_metric_has_a_row_on_its_page() -> None:
+    """And no row is of a metric that is gone."""
+    source = (DOCS.parent / "gateway" / "metrics.py").read_text()
+    rows = [line for line in (DOCS / "observability.md").read_text().splitlines() if line.startswith("| `interlock_")]
+    described = {name for row in rows for name in re.findall(r"`(interlock_[a-z_]+)`", row.split("|")[1])}
+    assert described == set(re.findall(r'"(interlock_[a-z_]+)"', source))
