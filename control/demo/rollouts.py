@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -61,14 +62,13 @@ def back_by_itself(story: Story, planted: Planted) -> str:
     _require(story, watched, champion)
     return (
         f"{watched.rollout.outcome.replace('_', ' ')} {found.seconds_from_first_bad_reply:.1f} s after the first of "
-        f"{found.bad_replies:,} bad replies among {found.requests_until_verdict:,}, no call failed. {_said(reason)}"
+        f"{found.bad_replies:,} bad replies among {found.requests_until_verdict:,}, no call failed; {_gist(reason)}"
     )
 
 
-def _said(reason: str) -> str:
-    """A rollout's reason; of a gateway that rolled back alone, without its id and its clock."""
-    before, alone, why = reason.partition("Z: ")
-    return f"The gateway, alone: {why}" if alone and before.startswith("gateway") else reason
+def _gist(reason: str) -> str:
+    """What a rollout's reason begins with, without a gateway's id and clock; `interlock rollout show` has all of it."""
+    return re.split(r"; |, which ", re.sub(r"^gateway \w+ withdrew it at [^Z]*Z: ", "", reason))[0]
 
 
 def _try(story: Story, trial: Trial) -> Watched:
