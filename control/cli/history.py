@@ -21,7 +21,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "version.try": "{actor} put {subject} on trial, unapproved",
         "version.end_trial": "the trial of {subject} ended: {why}",
         "version.retire": "{actor} retired {subject}",
-        "version.step_back": "{by} had gateway {gateway_id} step back from {subject} at {when}",
+        "version.step_back": "{stepped} back from {subject} at {when}",
         "rollout.start": "{actor} started a rollout of {subject} against version {control}, in {phase}",
         "rollout.advance": "{subject} goes on, {stands}: {sentence}",
         "rollout.hold": "{subject} holds: {sentence}",
@@ -57,7 +57,9 @@ def _withdrawn(details: Mapping[str, Any]) -> dict[str, str]:
     """Who stepped a gateway back, and when: earlier than the entry, and not the one who recorded it."""
     if "time_ns" not in details or "actor" not in details:
         return {}
-    return {"by": details["actor"], "when": moment(details["time_ns"], details["time_ns"] - 1)}
+    actor, gateway = details["actor"], f"gateway {details['gateway_id']}"
+    stepped = f"{gateway} alone stepped" if actor == "gateway" else f"{actor} had {gateway} step"
+    return {"stepped": stepped, "when": moment(details["time_ns"], details["time_ns"] - 1)}
 
 
 def _judged(actor: str, details: Mapping[str, Any]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from control.cli.rollout_lines import (
 )
 from control.cli.rollout_mirror import mirror_lines
 from control.cli.rollout_target import Target, find
+from control.cli.rollout_trail import last_findings
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
 
@@ -106,6 +107,8 @@ def show(session: Session, target: Target) -> None:
     from control.rollout.policy import Policy
 
     answer = find(session.control, target)
+    if answer.rollout.outcome and not answer.rollout.findings:
+        answer.rollout.findings.extend(last_findings(session.control, answer.rollout))
     parts = _rendered(describe(answer, time.time_ns()))
     if mirrored := mirror_lines(json.loads(answer.mirror_json or "{}")):
         parts += [text("\nmirror", "bold"), *_rendered(mirrored)]

@@ -91,20 +91,20 @@ def ladder(rollout: rollout_pb2.Rollout, policy: Policy) -> str:
     if not rollout.shadow_only:
         stages += [percent(weight) for weight in rollout.weights_bps]
         stages += [percent(10_000 - policy.holdback.share_bps) if policy.holdback else "full"]
-    here = _index(rollout, len(stages), policy.shadow is not None)
-    marks = (f"▶ {stage}" if at == here else f"{stage} ✓" if at < here else stage for at, stage in enumerate(stages))
+    here, sign = _index(rollout, len(stages), policy.shadow is not None), "✗" if rollout.outcome else "▶"
+    marks = (
+        f"{sign} {stage}" if at == here else f"{stage} ✓" if at < here else stage for at, stage in enumerate(stages)
+    )
     return "  →  ".join(marks)
 
 
 def _index(rollout: rollout_pb2.Rollout, count: int, has_shadow: bool) -> int:
-    match rollout.phase:
-        case "shadow":
-            return 0
-        case "canary":
-            return rollout.step - 1 + has_shadow
-        case "holdback":
-            return count - 1
-    return count if rollout.outcome in ("promoted", "shadowed") else -1
+    """The place of the present stage, or of the last one before it went back; of a good end, one beyond all."""
+    if rollout.outcome in ("promoted", "shadowed", "superseded"):
+        return count
+    if rollout.step:
+        return rollout.step - 1 + has_shadow
+    return {"shadow": 0, "holdback": count - 1}.get(rollout.phase, -1)
 
 
 def times(rollout: rollout_pb2.Rollout, policy: Policy, now_ns: int) -> str:
@@ -213,28 +213,30 @@ def length(span_ns: int) -> str:
 
 def policy_lines(policy: Policy) -> list[Line]:
     """The promise, a line for each part."""
-    lines = [Line(f"alpha {policy.alpha:.3g} in all, half of it shared by {policy.gateway_slots} gateways")]
+    slots = f"{policy.gateway_slots} gateway{'s' if policy.gateway_slots > 1 else ''}"
+    lines = [Line(f"alpha {policy.alpha:g} in all: half for the control plane, half shared by up to {slots}")]
     if (shadow := policy.shadow) is not None:
-        limits = f"flips under {shadow.max_flip_rate:.3g}, p99 at most {shadow.max_latency_ratio:g} times the control's"
+        ratio = f"p99 at most {shadow.max_latency_ratio:g} times the control's"
+        limits = f"flips under {shadow.max_flip_rate * 100:g} %, {ratio}"
         lines += [
-            Line(f"shadow    {shadow.pairs:,} pairs, {shadow.max_exceptions:,} exceptions allowed, {limits}"),
-            Line(f"          at most {length(shadow.maximum_s * NS)}"),
+            Line(f"shadow      {shadow.pairs:,} pairs, {shadow.max_exceptions:,} exceptions allowed, {limits}"),
+            Line(f"            at most {length(shadow.maximum_s * NS)}"),
         ]
     steps = ", ".join(f"{percent(step.weight_bps)} for {length(step.minimum_s * NS)}" for step in policy.steps)
-    lines += [Line(f"steps     {steps} at least"), *(Line(words) for words in _metrics(policy))]
-    lines += [Line(f"maximum   {length(policy.maximum_s * NS)} of canary, then `{policy.at_maximum}`")]
+    lines += [Line(f"steps       {steps} at least"), *(Line(words) for words in _metrics(policy))]
+    lines += [Line(f"maximum     {length(policy.maximum_s * NS)} of canary, then `{policy.at_maximum}`")]
     if (held := policy.holdback) is not None:
-        lines += [Line(f"holdback  {percent(held.share_bps)} for {length(held.maximum_s * NS)}")]
+        lines += [Line(f"holdback    {percent(held.share_bps)} for {length(held.maximum_s * NS)}")]
     return lines
 
 
 def _metrics(policy: Policy) -> Iterator[str]:
     for metric, bad in policy.metrics.bad():
-        yield f"{metric:<10}{bad.role}, {bad.alpha_share_pct} % of alpha, harm beyond {bad.rho:g} times{_rule(bad)}"
+        yield f"{metric:<12}{bad.role}, {bad.alpha_share_pct} % of alpha, harm beyond {bad.rho:g} times{_rule(bad)}"
     if (latency := policy.metrics.latency) is not None:
-        yield f"latency   guard, {latency.alpha_share_pct} % of alpha, harm beyond {latency.rho:g} times"
+        yield f"latency     guard, {latency.alpha_share_pct} % of alpha, harm beyond {latency.rho:g} times"
     if policy.metrics.scores is not None:
-        yield f"scores    alert at {policy.metrics.scores.alpha:g}"
+        yield f"scores      alert at {policy.metrics.scores.alpha:g}"
 
 
 def _rule(bad: Bad) -> str:

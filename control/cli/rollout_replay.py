@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from control.cli.arguments import read_text
 from control.cli.command import command
 from control.cli.output import moment, table, text
 from control.cli.rollout_target import Target, find
+from control.cli.rollout_trail import Entry, asked, exported
 from control.cli.session import Session
 from gateway.contract.errors import Fault, Reason
 
 if TYPE_CHECKING:
     from control.rollout.policy import Policy
-
-PAGE: Final = 1000
-"""Entries of the trail that are asked for at once."""
-
-
-class Entry(NamedTuple):
-    """An entry of the trail, as far as it is needed here."""
-
-    sequence: int
-    time_ns: int
-    action: str
-    subject: str
-    facts: Mapping[str, Any]
 
 
 class Replayed(NamedTuple):
@@ -64,7 +51,7 @@ def replay(
     """Makes every judgement of a rollout again from the audit trail, bit for bit; exit code 1 where one differs."""
     if trail is None:
         rollout = find(session.control, target).rollout
-        rollout_id, entries = rollout.rollout_id, list(_asked(session, rollout.model, rollout.rollout_id))
+        rollout_id, entries = rollout.rollout_id, list(asked(session.control, rollout.model, rollout.rollout_id))
     else:
         entries = exported(trail)
         rollout_id = _named(entries, target)
@@ -134,31 +121,6 @@ def _bits(value: object) -> str:
 
 def _verdict(entry: Entry) -> str:
     return str(entry.facts["judgement"].get("verdict", ""))
-
-
-def _asked(session: Session, model: str, rollout_id: int) -> Iterator[Entry]:
-    """The model's entries from the rollout's start on, the newest first."""
-    before = 0
-    while found := session.control.audit(model, PAGE, before):
-        for one in found:
-            yield Entry(one.sequence, one.time_ns, one.action, one.subject, json.loads(one.details_json or "{}"))
-        before = found[-1].sequence
-        if before <= rollout_id or before == 1:
-            return
-
-
-def exported(path: Path) -> list[Entry]:
-    """The entries of a file that `interlock audit list --json` wrote."""
-    try:
-        document = json.loads(read_text(path))
-        return [
-            Entry(one["sequence"], one["time_ns"], one["action"], one["subject"], one["details"] or {})
-            for one in document["entries"]
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise Fault(
-            Reason.ARGUMENT_INVALID, f"{path} holds no audit trail as `interlock audit list --json` writes it"
-        ) from None
 
 
 def _named(entries: Iterable[Entry], target: str) -> int:

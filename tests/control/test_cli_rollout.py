@@ -96,7 +96,7 @@ def test_a_rollout_is_started_by_model_and_version_alone(
     assert [(one["challenger"], one["phase"]) for one in listed] == [(2, "shadow")]
     shown = interlock("rollout", "show", "churn")
     assert "▶ shadow  →  1 %  →  5 %  →  25 %  →  50 %  →  99 %" in shown.out
-    assert "steps     1 % for 10 min, 5 % for 15 min, 25 % for 30 min, 50 % for 1 h at least" in shown.out
+    assert "steps       1 % for 10 min, 5 % for 15 min, 25 % for 30 min, 50 % for 1 h at least" in shown.out
 
 
 def test_what_cannot_start_is_refused_in_words_that_help(
@@ -139,7 +139,8 @@ def test_show_has_every_test_beside_its_threshold(
     (gate,) = [line for line in shown.out.splitlines() if line.startswith("errors      under ceiling")]
     assert "0 bad of 5" in gate
     assert (
-        "errors    gate, 35 % of alpha, harm beyond 1.1 times; passes under a ceiling of 30 % (beta 0.05)" in shown.out
+        "errors      gate, 35 % of alpha, harm beyond 1.1 times; passes under a ceiling of 30 % (beta 0.05)"
+        in shown.out
     )
     for target in ("shown/2", str(started.rollout_id)):
         found = interlock("rollout", "show", target, "--json").json()

@@ -115,12 +115,12 @@ def test_alerts_and_the_need_of_a_person_are_coloured() -> None:
     [
         ({"phase": "shadow", "step": 0}, "shadow", "▶ shadow  →  1 %  →  5 %  →  25 %  →  50 %  →  99 %"),
         (
-            {"phase": "shadow", "shadow_only": True, "paused": True},
+            {"phase": "shadow", "step": 0, "shadow_only": True, "paused": True},
             "shadow, for comparison only, paused",
             "▶ shadow",
         ),
         (
-            {"phase": "holdback", "weight_bps": 9_900, "without_evidence": True},
+            {"phase": "holdback", "step": 0, "weight_bps": 9_900, "without_evidence": True},
             "promoted to 99 %, holdback, promoted without evidence",
             "shadow ✓  →  1 % ✓  →  5 % ✓  →  25 % ✓  →  50 % ✓  →  ▶ 99 %",
         ),
@@ -131,6 +131,11 @@ def test_alerts_and_the_need_of_a_person_are_coloured() -> None:
         ),
         (
             {"phase": "ended", "outcome": "rolled_back"},
+            "rolled back",
+            "shadow ✓  →  1 % ✓  →  ✗ 5 %  →  25 %  →  50 %  →  99 %",
+        ),
+        (
+            {"phase": "ended", "outcome": "rolled_back", "step": 0},
             "rolled back",
             "shadow  →  1 %  →  5 %  →  25 %  →  50 %  →  99 %",
         ),
@@ -190,9 +195,11 @@ def test_watching_ends_at_the_promotion_unless_the_holdback_is_waited_for() -> N
 def test_the_whole_promise_is_shown() -> None:
     """A line for each part of the policy."""
     words = [line.words for line in policy_lines(POLICY)]
-    assert words[0] == "alpha 0.01 in all, half of it shared by 8 gateways"
-    assert any(line.startswith("errors    gate, 35 % of alpha, harm beyond 1.1 times; passes under") for line in words)
-    assert words[-1] == "holdback  1 % for 14 d"
+    assert words[0] == "alpha 0.01 in all: half for the control plane, half shared by up to 8 gateways"
+    assert any(
+        line.startswith("errors      gate, 35 % of alpha, harm beyond 1.1 times; passes under") for line in words
+    )
+    assert words[-1] == "holdback    1 % for 14 d"
     bare = Policy.model_validate(json.loads(POLICY.canonical()) | {"shadow": None, "holdback": None})
     assert not any(line.words.startswith(("shadow", "holdback")) for line in policy_lines(bare))
     assert ladder(rollout(), bare) == "1 % ✓  →  ▶ 5 %  →  25 %  →  50 %  →  full"
@@ -272,6 +279,12 @@ def test_durations_have_their_two_largest_units(seconds: int, words: str) -> Non
             "rollout.advance",
             {"phase": "canary", "weight_bps": 500, "outcome": "", "sentence": "Proven."},
             "churn/4 goes on, canary at 5 %: Proven.",
+        ),
+        (
+            "gateway g1",
+            "version.step_back",
+            {"actor": "gateway", "gateway_id": "g1", "time_ns": S, "reason": "it erred"},
+            "gateway g1 alone stepped back from churn/4 at 1970-01-01 00:00:01Z: “it erred”",
         ),
         ("controller", "rollout.hold", {"judgement": {"sentence": "Not yet."}}, "churn/4 holds: Not yet."),
         (
