@@ -24,6 +24,15 @@ CALLERS: Final = frozenset(
 )
 """Reasons that say nothing about the version: any other would have failed as well."""
 
+BROKEN: Final = frozenset({Reason.MODEL_FAILED, Reason.MODEL_TOO_SLOW, Reason.SCORE_NOT_FINITE, Reason.OUTPUT_REJECTED})
+"""Reasons that say that the version does not work. Inputs that it refuses, which a document may ask for, are no sign of
+that: they count as evidence only."""
+MARGIN_NS: Final = 1_000_000
+"""What a challenger leaves the control beside the time that this needs."""
+SHARE: Final = 4
+"""A challenger has this part of the time that is left: the worker does nothing else meanwhile, and those who wait
+behind must still be answered when it has failed three times and is given up."""
+
 
 class Stopped(NamedTuple):
     """A model that is stopped: the version that would answer, for what its document declares instead."""
@@ -69,8 +78,12 @@ class Runs:
         return current
 
 
-def assign(snapshot: Snapshot, requests: Sequence[Request | None], refused: dict[int, Fault]) -> list[Run]:
-    """Assigns every row of the batch; calls that nobody answers are put to the refused ones."""
+def assign(snapshot: Snapshot, requests: Sequence[Request | None], refused: dict[int, Fault], now_ns: int) -> list[Run]:
+    """Assigns every row of the batch; calls that nobody answers are put to the refused ones.
+
+    What leaves a challenger no time is not drawn for: whoever it would have gone to, it proves nothing. `now_ns` is
+    monotonic.
+    """
     runs = Runs()
     for index, request in enumerate(requests):
         if request is None:
@@ -78,13 +91,28 @@ def assign(snapshot: Snapshot, requests: Sequence[Request | None], refused: dict
         try:
             route, servable, arm = choose(snapshot, request.model, request.version)
             canary = route.canary
-            if arm is not Arm.PINNED and canary is not None and not canary.attempts.give_up:
+            if arm is not Arm.PINNED and canary is not None and _is_tried(canary, request.deadline_ns - now_ns):
                 _assign_rows(runs, route, canary, index, request)
             else:
+                if arm is not Arm.PINNED and canary is not None and canary.attempts.give_up:
+                    servable = canary.control  # also where the challenger was promoted already
                 runs.add(Run(route, servable, arm), index, request, columns_for(servable, request))
         except Fault as fault:
             refused[index] = fault
     return runs.all
+
+
+def _is_tried(canary: Canary, left_ns: int) -> bool:
+    return not canary.attempts.give_up and challenger_time(left_ns, canary.control.slow_ns) > 0
+
+
+def challenger_time(left_ns: int, slow_ns: int) -> int:
+    """How long a challenger may run where so much time is left and the control may need `slow_ns`; 0 for not at all.
+
+    It is at least as long as the control may need: less would prove nothing against the challenger.
+    """
+    most_ns = left_ns - slow_ns - MARGIN_NS
+    return min(max(left_ns // SHARE, 2 * slow_ns), most_ns) if most_ns >= max(slow_ns, 1) else 0
 
 
 def choose(snapshot: Snapshot, model: str, version: str) -> tuple[Route, Servable, Arm]:
@@ -139,10 +167,14 @@ def count_attempts(runs: Sequence[Run], again: Sequence[Run]) -> None:
     """Tells each challenger's guard how its runs went, by which it may be given up."""
     answered = {id(run.canary) for run in again if len(run.errors) < run.n}
     for run in runs:
-        # Where every row follows, there was no time to try the challenger.
-        if run.canary is not None and run.arm is Arm.CHALLENGER and len(run.follows) < run.n:
-            failed = len(run.errors) == run.n and bool(run.repeated) and id(run.canary) in answered
-            run.canary.attempts.count(failed, next(iter(run.errors.values())).reason if failed else "")
+        if run.canary is None or run.arm is not Arm.CHALLENGER:
+            continue
+        broken = [fault.reason for fault in run.errors.values() if fault.reason in BROKEN]
+        # Where every row follows there was no time to try, and where none broke the others were refused.
+        if len(run.follows) == run.n or (len(run.errors) == run.n and not broken):
+            continue
+        failed = len(run.errors) == run.n and bool(run.repeated) and id(run.canary) in answered
+        run.canary.attempts.count(failed, broken[0] if failed else "")
 
 
 def stand_ins(challenged: Sequence[Run]) -> list[Run]:

@@ -73,7 +73,7 @@ def _routable(served: ServedVersion, loaded: Mapping[str, Servable], feature_seq
 def _canary(
     offered: routes.Canary | None, loaded: Mapping[str, Servable], feature_sequence: int, trying: Trying
 ) -> Canary | None:
-    if offered is None or not trying.watched or trying.attempts[offered.rollout_id].give_up:
+    if offered is None or not trying.watched:
         return None
     challenger = _routable(offered.challenger, loaded, feature_sequence)
     control = _routable(offered.control, loaded, feature_sequence)
@@ -97,7 +97,7 @@ def _awaits(offered: routes.Canary | None, trying: Trying) -> bool:
         offered is not None
         and trying.watched
         and not trying.attempts[offered.rollout_id].give_up
-        and offered.challenger.digest not in trying.failed
+        and trying.failed.isdisjoint((offered.challenger.digest, offered.control.digest))
     )
 
 

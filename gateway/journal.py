@@ -70,9 +70,10 @@ those of request.Mark."""
 TRIAL_FOLLOWS: Final = 1
 TRIAL_REPEATED: Final = 2
 TRIAL_STANDS_IN: Final = 4
+TRIAL_SLOW: Final = 8
 """Bits of `trial`, for rows of a rollout: the row shared the fate of another row of its call or run, and is no evidence
 of its own; it is the challenger's attempt at a row that the control was then asked for, and no caller got it; it is the
-control's answer to such a row."""
+control's answer to such a row; it was answered, but after longer than a challenger would have been given."""
 
 
 class Block(NamedTuple):

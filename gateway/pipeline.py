@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import nan
 from typing import Final, NamedTuple
 
-from gateway.assignment import NOTHING, assign, count_attempts, stand_ins
+from gateway.assignment import NOTHING, assign, challenger_time, count_attempts, stand_ins
 from gateway.contract.errors import Fault, Reason
 from gateway.contract.tensors import Array, Results
 from gateway.fallback import fall_back, set_aside
@@ -19,6 +19,7 @@ from gateway.journal import STAGES, JournalWriter
 from gateway.record import Pieces, answer, block, refusals
 from gateway.request import Arm, Request, Slice
 from gateway.run import Canary, Found, Inferred, Role, Run, gather
+from gateway.servable import Servable
 from gateway.transport import Call, Reply
 from gateway.trying import UNMARKED, TryMark
 from gateway.wire.methods import METHODS
@@ -33,11 +34,6 @@ class Gathered(NamedTuple):
     found: Found
 
 
-MARGIN_NS: Final = 1_000_000
-"""What a challenger leaves the control beside the time that this needs."""
-SHARE: Final = 4
-"""A challenger has this part of the time that is left: the worker does nothing else meanwhile, and those who wait
-behind must still be answered when it has failed three times and is given up."""
 EXPIRED: Final = Fault(Reason.DEADLINE_EXPIRED, "the deadline passed before the call's turn came; nothing was scored")
 
 
@@ -83,7 +79,7 @@ class Pipeline:
         requests = self._decode(calls, refused)
         laps.append(time.perf_counter_ns())
         routed, declared = set_aside(self.snapshot, requests, refused)
-        self.runs = runs = assign(self.snapshot, routed, refused)
+        self.runs = runs = assign(self.snapshot, routed, refused, time.monotonic_ns())
         laps.append(time.perf_counter_ns())
         gathered = self._gather(runs)
         laps.append(time.perf_counter_ns())
@@ -150,21 +146,33 @@ class Pipeline:
         return self._try(run, run.canary, item.inputs, now_ns)
 
     def _try(self, run: Run, canary: Canary, inputs: dict[str, Array], now_ns: int) -> Inferred:
-        """Runs one of two versions that are compared."""
-        if run.servable is canary.challenger:
-            left_ns = min(part.request.deadline_ns for part in run.parts) - now_ns
-            patience_ns = challenger_time(left_ns, canary.control.slow_ns)
-            if not patience_ns:  # nothing that the challenger did
-                run.errors.update(dict.fromkeys(range(run.n), TOO_SLOW))
-                run.follows.update(range(run.n))
-                return Inferred(Results([nan] * run.n, None, None), {})
-            self.trying.begin(canary.rollout_id)
-            inferred = infer(run, inputs, now_ns + patience_ns)
+        """Runs one of two versions that are compared, by one measure: what a challenger would not have had the time
+        for proves nothing of either, and what it would have been ended for counts against both."""
+        left_ns = min(part.request.deadline_ns for part in run.parts) - now_ns
+        patience_ns = challenger_time(left_ns, canary.control.slow_ns)
+        if not patience_ns:
+            run.follows.update(range(run.n))
+        if run.servable is not canary.challenger:
+            return self._run_control(run, canary.control, inputs, (now_ns, patience_ns))
+        if not patience_ns:
+            run.errors.update(dict.fromkeys(range(run.n), TOO_SLOW))
+            return Inferred(Results([nan] * run.n, None, None), {})
+        self.trying.begin(canary.rollout_id)
+        try:
+            return infer(run, inputs, now_ns + patience_ns)
+        finally:
             self.trying.end()
-            return inferred
+
+    def _run_control(
+        self, run: Run, control: Servable, inputs: dict[str, Array], since_and_patience_ns: tuple[int, int]
+    ) -> Inferred:
+        since_ns, patience_ns = since_and_patience_ns
         inferred = infer(run, inputs)
-        took_ns = time.monotonic_ns() - now_ns
-        canary.control.slow_ns = max(took_ns, canary.control.slow_ns - canary.control.slow_ns // 1000)
+        took_ns = time.monotonic_ns() - since_ns
+        if took_ns > patience_ns > 0:
+            run.slow = True
+            run.follows.update(range(1, run.n))
+        control.slow_ns = max(took_ns, control.slow_ns - control.slow_ns // 1000)
         return inferred
 
     def _record(
@@ -199,15 +207,6 @@ class Pipeline:
             refused = dict.fromkeys(range(calls), fault)
             nothing_ns = (0,) * len(STAGES)
             self.journal.append(refusals(refused, self.snapshot.revision, time.time_ns(), nothing_ns, {}))
-
-
-def challenger_time(left_ns: int, slow_ns: int) -> int:
-    """How long a challenger may run where so much time is left and the control may need `slow_ns`; 0 for not at all.
-
-    It is at least as long as the control may need: less would prove nothing against the challenger.
-    """
-    most_ns = left_ns - slow_ns - MARGIN_NS
-    return min(max(left_ns // SHARE, 2 * slow_ns), most_ns) if most_ns >= max(slow_ns, 1) else 0
 
 
 def _too_large(size: int, limit: int) -> Fault:

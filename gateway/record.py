@@ -17,6 +17,7 @@ from gateway.journal import (
     ROW,
     TRIAL_FOLLOWS,
     TRIAL_REPEATED,
+    TRIAL_SLOW,
     TRIAL_STANDS_IN,
     Block,
     JournalWriter,
@@ -120,6 +121,8 @@ def _mark(rows: Any, run: Run) -> None:
     for row in run.repeated:
         rows["trial"][row] |= TRIAL_REPEATED
         rows["answered_by"][row] = Arm.UNASSIGNED
+    if run.slow:
+        rows["trial"] |= TRIAL_SLOW
     for row in run.follows:
         rows["trial"][row] |= TRIAL_FOLLOWS
 

@@ -142,6 +142,8 @@ class Run:
     """Rows of a challenger's run that the control was asked for afterwards."""
     follows: set[int] = field(default_factory=set)
     """Rows that shared another row's fate, and are no evidence of their own."""
+    slow: bool = False
+    """Whether it took longer than a challenger in its place would have been given."""
 
     @property
     def outputs(self) -> tuple[str, ...] | None:
@@ -166,8 +168,9 @@ def gather(run: Run, store: OnlineStore, now_ns: int) -> tuple[dict[str, Array],
 
     `now_ns` is UTC: what staleness is measured by.
     """
-    if run.role is Role.DECLINED:
-        return {}, Found({}, store.sequence(), [], [], None, None, [])
+    if run.role is Role.DECLINED:  # whose rows they are counts all the same: an entity is one unit
+        keys = {} if run.parts[0].columns.tensors is not None else run.keys()
+        return {}, Found(keys, store.sequence(), [], [], None, None, [])
     if run.parts[0].columns.tensors is not None:
         tensors = _side_by_side([part.columns.tensors or {} for part in run.parts])
         payload = [_column_bytes(values) for values in tensors.values()]

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
+
+NEVER_NS: Final = 1 << 63
 
 
 class Endable(Protocol):
@@ -21,6 +23,8 @@ class Watch:
     def __init__(self) -> None:
         self._set = threading.Condition()
         self._watched: tuple[int, Endable] | None = None
+        self._wakes_ns = NEVER_NS
+        """When the thread looks again by itself."""
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -31,20 +35,22 @@ class Watch:
             self._thread.start()
         with self._set:
             self._watched = due_ns, watched
-            self._set.notify()
+            if due_ns < self._wakes_ns:  # waking a thread costs as much as a small run
+                self._set.notify()
         try:
             yield
         finally:
-            self._watched = None
+            with self._set:
+                self._watched = None
 
     def _work(self) -> None:
-        while True:
-            with self._set:
+        with self._set:
+            while True:
                 watched = self._watched
-                left_ns = watched[0] - time.monotonic_ns() if watched else None
-                if left_ns is None or left_ns > 0:
-                    self._set.wait(None if left_ns is None else left_ns / 1e9)
-                    continue
-            if watched is not None and self._watched is watched:
-                watched[1].terminate = True
-                self._watched = None
+                left_ns = watched[0] - time.monotonic_ns() if watched else NEVER_NS
+                if watched is None or left_ns > 0:
+                    self._wakes_ns = watched[0] if watched else NEVER_NS
+                    self._set.wait(left_ns / 1e9 if watched else None)
+                elif self._watched is watched:
+                    watched[1].terminate = True
+                    self._watched = None

@@ -12,7 +12,7 @@ from gateway.contract.distribution import score_bin
 from gateway.contract.errors import Reason
 from gateway.contract.evidence import Arms, counted, reached
 from gateway.contract.routing import WHOLE_BPS
-from gateway.journal import TRIAL_FOLLOWS, TRIAL_STANDS_IN, Block
+from gateway.journal import TRIAL_FOLLOWS, TRIAL_SLOW, TRIAL_STANDS_IN, Block
 from gateway.record import REASON_NUMBERS
 from gateway.request import Arm
 from gateway.wire.routes import Canary
@@ -58,7 +58,8 @@ class Counter:
 
     def __init__(self, canary: Canary) -> None:
         self.canary = canary
-        self._decides = canary.challenger.document.decision.kind == "threshold"
+        both = (canary.challenger, canary.control)
+        self._decides = all(one.document.decision.kind == "threshold" for one in both)
         self._bad: dict[int, set[int]] = {bit: set() for bit in BITS.values()}
         self._step = 0
         self._scored: set[int] = set()
@@ -94,6 +95,8 @@ class Counter:
             if trial & (TRIAL_FOLLOWS | TRIAL_STANDS_IN) or (reason and reason not in FAILURES):
                 continue
             bad = FAILURES.get(reason, DECISIONS if self._decides and decision == 0 else 0)
+            if trial & TRIAL_SLOW:
+                bad = ERRORS  # what a challenger would have been ended for
             entity = salted(canary.salt, raw) if raw else 0
             challenger = arm == Arm.CHALLENGER
             told = Unit(

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from control.v1 import data_plane_pb2 as wire
-from gateway.assignment import Snapshot
+from gateway.assignment import Snapshot, challenger_time
+from gateway.contract.document import ModelDocument
 from gateway.contract.routing import is_challenger
 from gateway.derivation import Trying, derive_snapshot
+from gateway.evidence.count import ERRORS, FIRST_BAD, FIRST_ROW, REJECTED, Counter
 from gateway.features.store import OnlineStore
 from gateway.features.writer import OnlineWriter
 from gateway.journal import TRIAL_FOLLOWS, TRIAL_REPEATED, TRIAL_STANDS_IN, Block, JournalWriter
 from gateway.journal_reader import JournalReader
-from gateway.pipeline import Pipeline, challenger_time
+from gateway.pipeline import Pipeline
 from gateway.request import Arm
 from gateway.run import Attempts
 from gateway.servable import Servable, load
@@ -171,7 +173,38 @@ def test_three_failed_runs_in_a_row_end_it_on_this_worker(tmp_path: Path) -> Non
     assert arms == [pb.ARM_CHALLENGER] * 3 + [pb.ARM_CHAMPION] * 2
     assert "MODEL_FAILED" in bench.attempts.give_up
     assert bench.blocks()[-1].rollout_id == 0
-    assert bench.serve(bench.table).routes[tiny.MODEL].canary is None
+    bench.serve(bench.table)
+    assert bench.score(TRAPS[0]).arm == pb.ARM_CHAMPION
+
+
+def test_a_promoted_version_that_is_given_up_is_stood_in_for_at_once(tmp_path: Path) -> None:
+    """It is the champion by the table: until the gateway has withdrawn it, the former one answers in its place."""
+    bench = Bench(tmp_path, "raising", 9_800)
+    promoted = bench.table._replace(champions={tiny.MODEL: bench.table.canaries[tiny.MODEL].challenger})
+    bench.serve(promoted)
+    for key in [key for key in TRAPS if to_challenger(key, 9_800)][:3]:
+        bench.score(key)
+    assert bench.attempts.give_up
+    assert bench.score(TRAPS[0]).score == 21.0
+    bench.serve(promoted)
+    assert bench.score(TRAPS[0]).score == 21.0
+
+
+def test_a_call_that_the_challenger_refuses_is_evidence_of_its_entity_and_no_reason_to_give_up(tmp_path: Path) -> None:
+    """It wants an input that callers do not send: however often an entity calls, it is one bad unit."""
+    bench = Bench(tmp_path, weight_bps=10_000)
+    challenger = bench.loaded[bench.table.canaries[tiny.MODEL].challenger.digest]
+    wanted = {"request": "amount", "type": "float32", "feeds": "z"}
+    facts = challenger.document.model_dump(mode="json", exclude_defaults=True)
+    challenger.document = ModelDocument.model_validate({**facts, "inputs": [*facts["inputs"], wanted]})
+    challenger.requested = challenger.document.requested
+    for _ in range(5):
+        assert bench.score(GOOD[0]).score == 11.0
+    assert not bench.attempts.give_up
+    counter = Counter(bench.table.canaries[tiny.MODEL])
+    told = [unit for block in bench.blocks() for unit in counter.take(block)]
+    assert [(unit.kind, unit.bad) for unit in told] == [(FIRST_ROW, REJECTED), (FIRST_BAD, REJECTED)]
+    assert told[0].entity_hash
 
 
 @pytest.mark.parametrize(
@@ -190,16 +223,38 @@ def test_a_challenger_has_a_part_of_the_time_that_is_left(left_ms: int, slow_ms:
     assert challenger_time(left_ms * 1_000_000, slow_ms * 1_000_000) == expected_ms * 1_000_000
 
 
-def test_a_challenger_without_time_is_not_tried_and_has_not_failed(tmp_path: Path) -> None:
-    """A stalled machine says nothing about a version: the rows are no evidence, and no reason to give it up."""
+def test_a_call_without_time_for_a_challenger_is_not_drawn_for(tmp_path: Path) -> None:
+    """Whichever arm it would have had, it is no evidence: else only one arm's would be left out."""
     bench = Bench(tmp_path)
-    for key in [key for key in GOOD if to_challenger(key)][:5]:
-        bench.loaded[bench.table.canaries[tiny.MODEL].control.digest].slow_ns = 10**13
+    bench.loaded[bench.table.canaries[tiny.MODEL].control.digest].slow_ns = 10**13
+    for key in GOOD[:20]:
         assert bench.score(key).score == 11.0
-    challenged = [block for block in bench.blocks() if block.version == 2]
-    assert len(challenged) == 5
-    assert all(block.rows["trial"][0] & TRIAL_FOLLOWS for block in challenged)
+    assert {block.rollout_id for block in bench.blocks()} == {0}
     assert not bench.attempts.failed
+
+
+def test_a_control_slower_than_a_challenger_may_be_counts_alike(tmp_path: Path) -> None:
+    """One measure for both arms, or two equal versions would look different."""
+    bench = Bench(tmp_path)
+    control = bench.loaded[bench.table.canaries[tiny.MODEL].control.digest]
+    answer = control.run
+
+    def slowly(*given: Any) -> Any:
+        now_ns = time.monotonic_ns()
+        while time.monotonic_ns() < now_ns + 120_000_000:
+            pass
+        return answer(*given)
+
+    control.run = slowly  # type: ignore[method-assign]  # no graph takes a time that a test can name
+    key = next(key for key in GOOD if not to_challenger(key))
+    request = pb.ScoreRequest(model=tiny.MODEL, entities={"subscriber": key})
+    reply = bench.pipeline.process([Call(SCORE, request.SerializeToString(), time.monotonic_ns() + 400_000_000)])[0]
+    assert pb.ScoreResponse.FromString(reply.body).score == 11.0
+    told = [unit for block in bench.blocks() for unit in Counter(bench.table.canaries[tiny.MODEL]).take(block)]
+    assert [(unit.kind, unit.bad, unit.challenger) for unit in told] == [
+        (FIRST_ROW, ERRORS, False),
+        (FIRST_BAD, ERRORS, False),
+    ]
 
 
 def test_a_row_that_both_fail_on_is_no_reason_to_give_up(tmp_path: Path) -> None:
