@@ -140,14 +140,16 @@ def judged(rollout: rollout_pb2.Rollout) -> list[Line]:
 def charts(findings: Sequence[rollout_pb2.Finding], courses: Courses) -> list[Line]:
     """Each test's e-value beside its threshold, as figures and as a bar, with its course where it was watched."""
     metric = max(len(found.metric) for found in findings)
-    head = f"{'test':<{metric}}  {'evidence of':<13}  {'e-value':>9} / {'needed':<7}  {'':<{BAR_CELLS + 2}}  counts"
+    head = f"{'test':<{metric}}  {'evidence of':<14}  {'e-value':>9} / {'needed':<7}  {'':<{BAR_CELLS + 2}}  counts"
     return [Line(head, "dim"), *(_test(found, key, metric, courses) for key, found in keyed(findings))]
 
 
 def _test(found: rollout_pb2.Finding, key: TestKey, width: int, courses: Courses) -> Line:
     question, answer = QUESTIONS[found.test]
+    if found.metric == "labels":
+        question += ", in pairs" if key[2] == 1 else ", by arms"
     figures = f"{e_value(found.log_e):>9} / {e_value(found.threshold):<7}"
-    words = f"{found.metric:<{width}}  {question:<13}  {figures}  {bar(progress(found))}  {counts(found)}"
+    words = f"{found.metric:<{width}}  {question:<14}  {figures}  {bar(progress(found))}  {counts(found)}"
     course = f"  {spark(courses[key])}" if key in courses else ""
     style = ("green" if found.test in GATES else "red") if found.reached else ""
     return Line(f"{words}{course}{f'  {answer}' if found.reached else ''}", style)
@@ -265,7 +267,8 @@ def next_command(rollout: rollout_pb2.Rollout) -> str:
         "router": back,
     }
     watched = rollout.rollout_id if rollout.shadow_only else model
-    return steps.get(rollout.cause, f"interlock rollout watch {watched}")
+    longer = " --holdback" if rollout.phase == "holdback" else ""
+    return steps.get(rollout.cause, f"interlock rollout watch {watched}{longer}")
 
 
 def _colour(rollout: rollout_pb2.Rollout) -> str:

@@ -18,12 +18,13 @@ def lines(policy: Policy, traffic: Traffic | None) -> tuple[list[str], list[str]
     said = [
         f"At {traffic.requests_per_s:,.3g} rows/s from about {traffic.entities_per_hour:,.0f} entities an hour:",
         *(
-            f"the step at {step.weight_bps / 100:g} % takes {duration(step.seconds)} ({step.waits_for})"
+            f"the step at {step.weight_bps / 100:g} % "
+            + (f"takes {duration(step.seconds)} ({step.waits_for})" if math.isfinite(step.seconds) else "never ends")
             for step in found.steps
         ),
         *(
-            f"{catch.times_as_bad:g} times as many bad events in {catch.metric} are caught after "
-            f"{duration(catch.seconds)}"
+            f"{catch.times_as_bad:g} times as many bad events in {catch.metric} are "
+            + (f"caught after {duration(catch.seconds)}" if math.isfinite(catch.seconds) else "not caught")
             for catch in found.catches
         ),
     ]
@@ -34,8 +35,6 @@ def lines(policy: Policy, traffic: Traffic | None) -> tuple[list[str], list[str]
 
 def duration(seconds: float) -> str:
     """A time that a person can take in."""
-    if math.isinf(seconds):
-        return "for ever"
     for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {name}"

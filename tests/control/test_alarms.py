@@ -94,5 +94,5 @@ def test_what_gateways_say_of_traffic_reaches_status_and_forecast(plane: Control
         third = approved(plane, ben, "decay")
         started = start(mia, "decay", third, "")
         assert started.forecast[0] == "At 100 rows/s from about 50,000 entities an hour:"
-        assert any("the step at 1 % takes" in line for line in started.forecast)
+        assert any("the step at 1 % " in line for line in started.forecast)
         assert [one.challenger for one in status(mia, "decay").rollouts] == [third]

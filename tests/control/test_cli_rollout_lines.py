@@ -88,10 +88,10 @@ def test_the_live_view_has_weights_times_the_judgement_and_charts() -> None:
         "12 min in this step of at least 15 min; 1 h 5 min in canary of at most 7 d; begun by mia",
         "HOLD: 720 s of the step's 15 min have passed.",
         "",
-        "test    evidence of      e-value / needed                       counts",
-        "router  wrong shares        2.29 / 4,000    ▕█▌              ▏  412 challenger, 7,901 control",
-        "errors  harm                63.2 / 4,000    ▕████████        ▏  3 bad, control 1  ▁▃▅",
-        "errors  under ceiling      4,000 / 4,000    ▕████████████████▏  0 bad of 412  passed",
+        "test    evidence of       e-value / needed                       counts",
+        "router  wrong shares         2.29 / 4,000    ▕█▌              ▏  412 challenger, 7,901 control",
+        "errors  harm                 63.2 / 4,000    ▕████████        ▏  3 bad, control 1  ▁▃▅",
+        "errors  under ceiling       4,000 / 4,000    ▕████████████████▏  0 bad of 412  passed",
     ]
     assert lines[-1].style == "green"
 
@@ -153,6 +153,7 @@ def test_every_phase_has_its_words_and_its_place(fields: dict[str, Any], head: s
     [
         ({}, "interlock rollout watch churn"),
         ({"shadow_only": True}, "interlock rollout watch 12"),
+        ({"phase": "holdback", "step": 0}, "interlock rollout watch churn --holdback"),
         ({"paused": True}, "interlock rollout resume churn"),
         ({"cause": "unapproved"}, "interlock approval approve churn/4"),
         ({"cause": "router"}, "interlock rollout rollback churn --reason WHY"),
@@ -237,6 +238,8 @@ def test_two_tests_of_one_metric_have_courses_of_their_own() -> None:
     """Labels are judged in pairs and by arms."""
     both = [finding("labels", share=0.2), finding("labels", share=0.9)]
     assert [key for key, _ in keyed(both)] == [("labels", "harm", 1), ("labels", "harm", 2)]
+    words = [line.words for line in charts(both, {})]
+    assert ["in pairs" in line for line in words[1:]] == [True, False]
     lines = charts(both, {("labels", "harm", 2): [1.0]})
     assert [line.words.endswith("█") for line in lines[1:]] == [False, True]
 

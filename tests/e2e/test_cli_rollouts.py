@@ -99,4 +99,4 @@ def test_a_forecast_knows_what_gateways_saw(
         assert main(["rollout", "start", tiny.MODEL, str(version)]) == 0
     said = capsys.readouterr().out
     assert "rows/s from about" in said
-    assert "the step at 1 % takes" in said
+    assert "the step at 1 % " in said
