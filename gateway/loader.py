@@ -99,8 +99,9 @@ class Loader:
 
     def problems(self) -> list[AlertText]:
         """What keeps this worker from the newest table, in words."""
-        found = [alert(Alert.FILE_UNREADABLE, problem) for problem in self._file_problems.values()]
-        found += [alert(Alert.VERSION_NOT_LOADED, failure.problem) for failure in self._failures.values()]
+        # The board's thread asks, while the loop may be changing these: the copies are made in one go.
+        found = [alert(Alert.FILE_UNREADABLE, problem) for problem in tuple(self._file_problems.values())]
+        found += [alert(Alert.VERSION_NOT_LOADED, failure.problem) for failure in tuple(self._failures.values())]
         table, routes = self.table, self.pipeline.snapshot.routes
         for served in table.champions.values() if table else ():
             name = f"{served.model}/{served.version}"
@@ -121,8 +122,9 @@ class Loader:
         """Challengers that this worker tries no more, or cannot load, and why: to be withdrawn from the gateway."""
         found = []
         for canary in self.table.canaries.values() if self.table else ():
-            failure = self._failures.get(canary.challenger.digest)
-            reason = self._attempts[canary.rollout_id].give_up or (failure.problem if failure else "")
+            failure, attempts = self._failures.get(canary.challenger.digest), self._attempts.get(canary.rollout_id)
+            # The board's thread may ask while the loop is between two tables, when a rollout has no attempts.
+            reason = (attempts.give_up if attempts else "") or (failure.problem if failure else "")
             if reason:
                 challenger = canary.challenger
                 facts = {"model": challenger.model, "version": challenger.version, "digest": challenger.digest}
@@ -134,22 +136,26 @@ class Loader:
 
         One that cannot be read leaves the former in force.
         """
+        # In this order: a withdrawal ends by a table that was put there before, and must not be seen to end without it.
+        withdrawn = self._replaced(self.withdrawals.path)
+        if withdrawn:
+            self._withdrawn = self._read(self.withdrawals.path, self.withdrawals.read, self._withdrawn)
         if self._replaced(self.routes_path):
             self._sent = self._read(self.routes_path, lambda: parse_routes(self.routes_path.read_bytes()), self._sent)
-        elif not self._replaced(self.withdrawals.path):
+        elif not withdrawn:
             return
-        self._withdrawn = self._read(self.withdrawals.path, self.withdrawals.read, self._withdrawn)
         if self._sent is None:
             return
         self.table = table = effective(self._sent, self._withdrawn)
         wanted = {served.digest for served in to_load(table)}
+        canaries = table.canaries.values()
+        # A new rollout has its own chance, whatever became of an earlier one of the same bytes.
+        wanted -= {canary.challenger.digest for canary in canaries if canary.rollout_id not in self._attempts}
         self._failures = {digest: failure for digest, failure in self._failures.items() if digest in wanted}
-        self._attempts = {
-            canary.rollout_id: self._attempts.get(canary.rollout_id) or Attempts() for canary in table.canaries.values()
-        }
+        self._attempts = {canary.rollout_id: self._attempts.get(canary.rollout_id) or Attempts() for canary in canaries}
         self._mirrored = {model: _compared_views(table, model) for model in table.shadows}
         stepped_back = sorted(table.stepped_back)
-        log(logging.INFO, "route_table", revision=table.revision, models=len(wanted), stepped_back=stepped_back)
+        log(logging.INFO, "route_table", revision=table.revision, models=len(to_load(table)), stepped_back=stepped_back)
 
     def _replaced(self, path: Path) -> bool:
         try:
