@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.batch import batch
 from benchmarks.judge import judge
 from benchmarks.mirror import mirror
+from benchmarks.rollback import rollback
 from benchmarks.swap import swap
 from benchmarks.unary import stages, unary
 
@@ -26,6 +27,7 @@ SECTIONS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "swap": swap,
     "mirror": mirror,
     "judge": judge,
+    "rollback": rollback,
 }
 
 

@@ -54,10 +54,8 @@ class Client:
     """One connection that keeps a number of calls in flight."""
 
     def __init__(self, address: tuple[str, int], method: str, messages: Sequence[bytes], rng: random.Random) -> None:
-        self.socket = socket.create_connection(address)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.h2 = Connection(Role.CLIENT, Configuration(peer_max_concurrent_streams=1000))
-        self.h2.initiate_connection({4: 1 << 20})
+        self.address = address
+        self.connect()
         self.messages = [b"\0" + len(message).to_bytes(4, "big") + message for message in messages]
         self.rng = rng
         self.headers = [
@@ -68,9 +66,16 @@ class Client:
             (b"content-type", b"application/grpc"),
             (b"te", b"trailers"),
         ]
-        self.started: dict[int, float] = {}
         self.latencies: list[float] = []
         self.statuses: Counter[str] = Counter()
+
+    def connect(self) -> None:
+        """Opens the connection."""
+        self.socket = socket.create_connection(self.address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.h2 = Connection(Role.CLIENT, Configuration(peer_max_concurrent_streams=1000))
+        self.h2.initiate_connection({4: 1 << 20})
+        self.started: dict[int, float] = {}
 
     def send(self) -> None:
         """Sends one more call."""
