@@ -160,7 +160,8 @@ def rollback(
     answer = session.control.roll_back_rollout(model, version, reason, wait_s)
     rollout = answer.rollout
     words = f"{subject(rollout)} is off by revision {answer.revision} ({place(rollout)})"
-    _moved(session, answer, f"{words}: {model}/{rollout.control} answers alone.", wait_s)
+    since = "it is mirrored no more" if rollout.shadow_only else f"{model}/{rollout.control} answers alone"
+    _moved(session, answer, f"{words}: {since}.", wait_s)
 
 
 def _moved(

@@ -51,7 +51,7 @@ class RolloutCalls(RolloutServiceServicer):
 
         def change(unit: Unit) -> bytes:
             started, policy = conduct.start(unit, request.model, request.version, request.policy_yaml, kind, gateways)
-            forecast, warnings = lines(policy, self._controller.traffic(request.model))
+            forecast, warnings = lines(policy, self._controller.traffic(request.model), request.shadow_only)
             message = rollout_message(started, None)
             return pb.StartRolloutResponse(rollout=message, forecast=forecast, warnings=warnings).SerializeToString()
 

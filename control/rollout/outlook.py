@@ -6,17 +6,25 @@ import math
 
 from control.rollout.forecast import Traffic, forecast
 from control.rollout.policy import Policy
+from gateway.contract.routing import WHOLE_BPS
 
 UNKNOWN = "No traffic of this model was seen lately, so nothing can be said about how long the policy will take."
 
 
-def lines(policy: Policy, traffic: Traffic | None) -> tuple[list[str], list[str]]:
+def lines(policy: Policy, traffic: Traffic | None, shadow_only: bool) -> tuple[list[str], list[str]]:
     """What to expect, and what is doubtful about it: a sentence each."""
     if traffic is None or traffic.requests_per_s <= 0:
         return [], [UNKNOWN]
-    found = forecast(policy, traffic)
     said = [
         f"At {traffic.requests_per_s:,.3g} rows/s from about {traffic.entities_per_hour:,.0f} entities an hour:",
+    ]
+    if policy.shadow is not None:
+        seconds = policy.shadow.pairs * WHOLE_BPS / policy.mirrored_share_bps / traffic.requests_per_s
+        said.append(f"the shadow takes {duration(seconds)} at least ({policy.shadow.pairs:,} pairs)")
+    if shadow_only:
+        return said, []
+    found = forecast(policy, traffic)
+    said += [
         *(
             f"the step at {step.weight_bps / 100:g} % "
             + (f"takes {duration(step.seconds)} ({step.waits_for})" if math.isfinite(step.seconds) else "never ends")
