@@ -109,7 +109,8 @@ class Observer:
                 self._collector.follow(parse_routes(table.raw))
             full = self._collector.count()
             self._collector.guard()
-            self._beat.write({"heartbeat_ns": time.monotonic_ns()})
+            if self._collector.keeps:
+                self._beat.write({"heartbeat_ns": time.monotonic_ns()})
             await asyncio.sleep(0 if full else PAUSE_S)
 
     async def _say(self) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Final
 from control.v1 import data_plane_pb2 as pb
 from gateway.board import BoardReader, Boards
 from gateway.config import Config
+from gateway.contract.errors import Fault
 from gateway.evidence.count import Counter, Unit
-from gateway.evidence.log import EvidenceLog
-from gateway.journal import Block
+from gateway.evidence.log import EvidenceLog, Units
 from gateway.journal_reader import JournalReader
 from gateway.stepback import Kind
 from gateway.telemetry import log
@@ -40,22 +40,32 @@ class Collector:
         self._boards = Boards(config.run_path, config.worker_count)
         self._mirror = BoardReader(config.run_path / "mirror.board")
         self._withdrawals = Withdrawals(config.routes_path.parent)
-        recalled = self._log.recalled
-        state = recalled.state
-        self._units: dict[int, list[Unit]] = recalled.units
+        state = self._log.state
         self._counters: dict[int, Counter] = {}
         self._reader = JournalReader(config.journal_path, state.get("positions"))
         self._lost_before = int(state.get("lost", 0))
-        self._began: dict[int, int] = {int(name): lost for name, lost in state.get("began", {}).items()}
+        self._began = _by_rollout(state.get("began", {}))
         """By rollout: rows that had been lost before it."""
-        self._kept: dict[int, int] = {}
-        """By rollout: the last number that the control plane keeps."""
-        self._before: dict[int, int] = {}
+        self._before = _by_rollout(state.get("before", {}))
         """By rollout: numbers that were told by a log which is lost, so that they are not given again."""
+        self._recalled = {rollout_id: len(units) for rollout_id, units in self._log.units.items()}
+        self._kept: dict[int, int] = {}
+        """By rollout: the last number that the control plane keeps; none before it was asked."""
         self._told_s: dict[int, float] = {}
         self._seen_ns: dict[int, int] = {}
         self._table: RouteTable | None = None
-        self._withdrawn: set[tuple[int, str]] = set()
+        self._pending: list[tuple[int, Unit]] = []
+        """Counted, and not kept yet: nothing more is read, judged or told before they are."""
+        self._begun = False
+        """Whether a rollout began since the state was kept."""
+        self._withdrawn: set[tuple[int, Kind]] = set()
+        self._refused: dict[tuple[int, Kind], str] = {}
+        """Withdrawals that the disk refuses, and their reasons: they are tried again."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is counted and decided here is kept. While it is not, nothing must be tried."""
+        return not self._pending and not self._refused
 
     def follow(self, table: RouteTable) -> None:
         """Counts for the canaries of a table from here on, and forgets those that it no longer names."""
@@ -65,29 +75,31 @@ class Collector:
             counter = self._counters.get(rollout_id)
             if counter is None:
                 counter = self._counters[rollout_id] = Counter(canary)
-                counter.recall(self._units.setdefault(rollout_id, []))
+                counter.recall(self._units(rollout_id))
                 self._began.setdefault(rollout_id, self._lost)
+                self._begun = True
             counter.canary = canary
-        gone = (self._counters.keys() | self._units.keys()) - wanted.keys()
+        gone = (self._counters.keys() | self._log.units.keys()) - wanted.keys()
         for rollout_id in gone:
-            for known in (self._counters, self._units, self._began, self._kept, self._seen_ns, self._before):
+            for known in (self._counters, self._began, self._kept, self._seen_ns, self._before, self._recalled):
                 known.pop(rollout_id, None)
+        self._pending = [one for one in self._pending if one[0] in wanted]
+        self._refused = {which: why for which, why in self._refused.items() if which[0] in wanted}
         if gone:
-            self._log.compact(self._units, self._state())
+            self._log.forget(list(gone), self._state())
+        self._judge()  # what was recalled may have been written just before the end
 
     def count(self) -> bool:
         """Reads what was journalled since, keeps what counts of it, and judges; whether there may be more."""
-        told: list[tuple[int, Unit]] = []
+        if not self._keep():
+            return False
         read = 0
         for block in self._reader.poll(AT_ONCE):
             read += 1
             if (counter := self._counters.get(block.rollout_id)) is not None:
-                told += [(block.rollout_id, unit) for unit in self._take(counter, block)]
-        if told:
-            self._log.append(told, self._state())
-            for rollout_id, unit in told:
-                self._units[rollout_id].append(unit)
-            self._judge()
+                self._seen_ns[block.rollout_id] = block.time_ns
+                self._pending += [(block.rollout_id, unit) for unit in counter.take(block)]
+        self._keep()
         return read >= AT_ONCE
 
     def guard(self) -> None:
@@ -95,6 +107,8 @@ class Collector:
         for said in self._boards.workers().values():
             for one in said.get("given_up", ()):
                 self._withdraw(one["rollout_id"], Kind.GUARD, one["reason"])
+        for (rollout_id, kind), reason in tuple(self._refused.items()):
+            self._withdraw(rollout_id, kind, reason)
 
     async def report(self) -> None:
         """Tells the control plane, for ever."""
@@ -112,20 +126,36 @@ class Collector:
                 attempt += 1
                 await asyncio.sleep(pause_s(attempt))
 
-    def _take(self, counter: Counter, block: Block) -> list[Unit]:
-        self._seen_ns[block.rollout_id] = block.time_ns
-        return counter.take(block)
+    def _keep(self) -> bool:
+        """Keeps what was counted, with how far the journal was read for it; False while the disk refuses."""
+        if not self._pending and not self._begun:
+            return True
+        try:
+            self._log.append(self._pending, self._state())
+        except OSError as error:
+            log(logging.ERROR, "evidence_not_kept", error=repr(error))
+            return False
+        counted, self._pending, self._begun = bool(self._pending), [], False
+        if counted:
+            self._judge()
+        return True
+
+    def _units(self, rollout_id: int) -> Units:
+        return self._log.units.get(rollout_id) or Units()
 
     @property
     def _lost(self) -> int:
         return self._lost_before + self._reader.lost
 
     def _state(self) -> dict[str, Any]:
-        return {"positions": self._reader.positions, "lost": self._lost, "began": self._began}
+        positions = self._reader.positions
+        return {"positions": positions, "lost": self._lost, "began": self._began, "before": self._before}
 
     def _judge(self) -> None:
         for rollout_id, counter in self._counters.items():
-            if self._gateway_id in counter.canary.judges and (why := counter.breach()):
+            # Who forgot evidence would spend its part of alpha again, and leaves the judgement to others.
+            judges = self._gateway_id in counter.canary.judges and not self._before.get(rollout_id)
+            if judges and (why := counter.breach()):
                 self._withdraw(rollout_id, Kind.EVIDENCE, why)
 
     def _withdraw(self, rollout_id: int, kind: Kind, reason: str) -> None:
@@ -133,26 +163,35 @@ class Collector:
         if counter is None or self._table is None or (rollout_id, kind) in self._withdrawn:
             return
         challenger = counter.canary.challenger
-        standing = {one.digest for one in self._withdrawals.read()}
-        if challenger.digest not in standing:
-            self._withdrawals.add(self._table, [challenger], (kind, "gateway", reason))
+        try:
+            added = self._withdrawals.add(self._table, [challenger], (kind, "gateway", reason))
+        except (OSError, ValueError, Fault) as error:
+            log(logging.ERROR, "challenger_not_withdrawn", rollout_id=rollout_id, error=repr(error))
+            self._refused[rollout_id, kind] = reason
+            return
+        self._refused.pop((rollout_id, kind), None)
+        self._withdrawn.add((rollout_id, kind))
+        if added:
             name = f"{challenger.model}/{challenger.version}"
             log(logging.WARNING, "challenger_withdrawn", version=name, rollout_id=rollout_id, kind=kind, reason=reason)
-        self._withdrawn.add((rollout_id, kind))
 
     def _due(self) -> list[pb.ReportEvidenceRequest]:
-        """Reports of rollouts that have something new to say, or were silent for as long as they may be."""
+        """Reports of rollouts that have something new to say, or were silent for as long as they may be.
+
+        The first one of each tells nothing and asks how much is kept. While nothing can be kept here nothing is said,
+        so that the rollout is known to be unwatched.
+        """
         now_s = time.monotonic()
         mirrors = (self._mirror.read() or {}).get("shadows", {})
         due = []
-        for rollout_id in self._named():
-            units = self._units.get(rollout_id, [])
-            kept, before = self._kept.get(rollout_id, 0), self._before.get(rollout_id, 0)
-            fresh = units[kept - before : kept - before + MOST_UNITS]
-            if not fresh and now_s < self._told_s.get(rollout_id, 0.0) + REPORT_S:
+        for rollout_id in self._named() if self.keeps else ():
+            kept, before = self._kept.get(rollout_id), self._before.get(rollout_id, 0)
+            fresh = [] if kept is None else self._units(rollout_id).part(kept - before, MOST_UNITS)
+            asks = kept is None and rollout_id not in self._told_s
+            if not fresh and not asks and now_s < self._told_s.get(rollout_id, 0.0) + REPORT_S:
                 continue
             self._told_s[rollout_id] = now_s
-            due.append(self._request(rollout_id, kept + 1, fresh, mirrors.get(str(rollout_id))))
+            due.append(self._request(rollout_id, (kept or 0) + 1, fresh, mirrors.get(str(rollout_id))))
         return due
 
     def _named(self) -> list[int]:
@@ -176,7 +215,16 @@ class Collector:
         )
 
     def _note_kept(self, rollout_id: int, kept: int) -> None:
-        known = len(self._units.get(rollout_id, ())) + self._before.get(rollout_id, 0)
-        if kept > known:
-            self._before[rollout_id] = self._before.get(rollout_id, 0) + kept - known
+        """Takes what the control plane keeps: its first answer tells of units that this log has lost."""
+        before = self._before.get(rollout_id, 0)
+        if rollout_id not in self._kept:
+            before = max(before, kept - self._recalled.get(rollout_id, 0))
+        if before := min(before, kept):  # less than before the log began: then it is the control plane that lost some
+            self._before[rollout_id] = before
+        else:
+            self._before.pop(rollout_id, None)
         self._kept[rollout_id] = kept
+
+
+def _by_rollout(said: Mapping[str, int]) -> dict[int, int]:
+    return {int(name): number for name, number in said.items()}
