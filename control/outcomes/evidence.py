@@ -53,6 +53,8 @@ class Counted(NamedTuple):
     """By their first row in the step, bad or not."""
     bad: Counts
     """Those of them whose first row in the step was bad."""
+    known: Counts
+    """By their first row in the rollout of which one has learnt anything: whether both arms are told of alike."""
 
 
 def labelled_rows(
@@ -109,13 +111,20 @@ def counted(rows: Iterable[Judged], step: int, sample_bps: int = WHOLE_BPS) -> C
     """Counts each unit once, by arrival; of a share of the units, chosen by their hash."""
     first_bad: dict[str, Judged] = {}
     first: dict[str, Judged] = {}
+    known: dict[str, Judged] = {}
     for row in rows:
         if int(row.unit[-16:], 16) % WHOLE_BPS < sample_bps:
+            known.setdefault(row.unit, row)
             if row.bad:
                 first_bad.setdefault(row.unit, row)
             if row.step == step:
                 first.setdefault(row.unit, row)
-    return Counted(_arms(first_bad.values()), _arms(first.values()), _arms(row for row in first.values() if row.bad))
+    return Counted(
+        _arms(first_bad.values()),
+        _arms(first.values()),
+        _arms(row for row in first.values() if row.bad),
+        _arms(known.values()),
+    )
 
 
 def _arms(rows: Iterable[Judged]) -> Counts:

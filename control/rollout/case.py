@@ -64,6 +64,9 @@ class Evidence(Document):
 
     first_bad: dict[Metric, ArmCounts] = Field(default_factory=dict)
     """Per metric: units by their first bad event in the rollout. Of `labels` and `business` likewise, by arrival."""
+    told: dict[Metric, ArmCounts] = Field(default_factory=dict)
+    """Of `labels` and `business`: units by their first outcome in the rollout, bad or not. Whoever reports outcomes of
+    one arm and not of the other feigns harm, or hides it."""
     step: dict[Metric, StepCounts] = Field(default_factory=dict)
     """Per gate, anew at each step."""
     assigned: ArmCounts = Field(default_factory=dict)

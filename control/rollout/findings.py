@@ -35,6 +35,17 @@ def harms(policy: Policy, case: Case) -> Iterator[Finding]:
         yield _finding(Metric.LATENCY, "harm", found, alpha, _worst(evidence))
 
 
+def told_alike(policy: Policy, case: Case) -> Iterator[Finding]:
+    """Whether outcomes were told of both arms by the shares that the arms have; where not, they prove nothing.
+
+    The router's self-test, on units with an outcome: under "the arm does not change whether one hears of an entity",
+    their arm is the draw's.
+    """
+    for metric, counts in case.evidence.told.items():
+        found = distribution.sample_ratio(counts)
+        yield _finding(metric, "ratio", found, policy.router_alpha, total(counts))
+
+
 def proofs(policy: Policy, case: Case) -> Iterator[Finding]:
     """What each gate has to show before the step may end."""
     for metric, bad in policy.gates():

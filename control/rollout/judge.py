@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from control.rollout.case import Case, Cause, Finding, Judgement, Phase, Verdict
-from control.rollout.findings import harms, proofs, router, shift
+from control.rollout.findings import harms, proofs, router, shift, told_alike
 from control.rollout.policy import AtMaximum, Policy, Shadow
 from gateway.contract.ceiling import upper_bound
 
@@ -29,26 +29,33 @@ class _Answer(NamedTuple):
 
 def judge(policy: Policy, case: Case) -> Judgement:
     """Judges one rollout. The first that applies decides: a broken router, harm, time, what keeps it, proof."""
-    self_test, against = router(policy, case), list(harms(policy, case))
-    gates = list(proofs(policy, case)) if case.phase is Phase.CANARY else []
+    self_test, told = router(policy, case), list(told_alike(policy, case))
+    unreliable = {finding.metric for finding in told if finding.reached}
+    against = list(harms(policy, case))
+    counted = [finding for finding in against if finding.metric not in unreliable]
+    gates = [
+        finding.model_copy(update={"reached": finding.reached and finding.metric not in unreliable})
+        for finding in (proofs(policy, case) if case.phase is Phase.CANARY else ())
+    ]
     moved = shift(policy, case)
     answer = (
         (None if case.phase is Phase.SHADOW else _broken_router(policy, case, self_test))
-        or _harmed(case, against)
+        or _harmed(case, counted)
         or _ended(policy, case)
         or _kept(case)
         or _next_move(policy, case, gates)
     )
     alerts = [_alert(finding) for finding in [moved] if finding is not None and finding.reached]
+    alerts += [_unreliable(finding) for finding in told if finding.reached]
     if case.flags.without_evidence:
-        alerts += [_harm_sentence(finding) for finding in against if finding.reached]
+        alerts += [_harm_sentence(finding) for finding in counted if finding.reached]
     return Judgement(
         verdict=answer.verdict,
         cause=answer.cause,
         sentence=answer.sentence,
         needs_person=answer.needs_person,
         alerts=tuple(alerts),
-        findings=(self_test, *against, *gates, *([moved] if moved else [])),
+        findings=(self_test, *told, *against, *gates, *([moved] if moved else [])),
     )
 
 
@@ -198,6 +205,15 @@ def _gate_sentence(finding: Finding) -> str:
     else:
         counts = f"{finding.counts[0]:,} bad in the challenger, {finding.counts[1]:,} in the champion"
     return f"{finding.metric}: {counts} ({_odds(finding.log_e)} for safety, {_odds(finding.threshold)} needed)"
+
+
+def _unreliable(finding: Finding) -> str:
+    challenger, champion = finding.counts
+    return (
+        f"{finding.metric}: outcomes are told of {challenger:,} units in the challenger and {champion:,} in the "
+        f"champion, which is not how they were assigned ({_odds(finding.log_e)} against it): they prove nothing until "
+        "all are told."
+    )
 
 
 def _alert(finding: Finding) -> str:

@@ -135,6 +135,7 @@ def with_labels(evidence: Evidence, known: Known, step: int) -> Evidence:
     return evidence.model_copy(
         update={
             "first_bad": dict(sorted(first_bad.items())),
+            "told": {metric: dict(counts.known) for metric, counts in sorted(known.counts.items())},
             "step": evidence.step | steps,
             "mistaken_alone": known.mistaken_alone,
         }

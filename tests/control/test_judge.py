@@ -77,6 +77,17 @@ def test_rolls_back_on_harm_with_its_numbers_whatever_else_holds_it() -> None:
         assert found.sentence.startswith("errors: 9 in the challenger and 20 in the champion")
 
 
+def test_outcomes_that_are_told_of_one_arm_alone_prove_nothing() -> None:
+    """Whoever reports the champion's labels earlier, or only some of them, feigns harm: people hear of that instead."""
+    harm = {Metric.LABELS: {5_000: Arms(40, 0)}}
+    alike, lopsided = {5_000: Arms(210, 190)}, {5_000: Arms(300, 20)}
+    for told, verdict in ((alike, Verdict.ROLL_BACK), (lopsided, Verdict.HOLD)):
+        evidence = PROVEN.model_copy(update={"first_bad": harm, "told": {Metric.LABELS: told}, "step": {}})
+        found = judge(STANDARD, canary(evidence))
+        assert found.verdict is verdict
+        assert any("not how they were assigned" in alert for alert in found.alerts) is (verdict is Verdict.HOLD)
+
+
 def test_the_control_plane_judges_at_half_of_a_metrics_alpha() -> None:
     """The other half belongs to gateways that judge alone; labels are halved again, for pairs and for arms."""
     found = {(f.metric, f.test): f.threshold for f in judge(STANDARD, canary(PROVEN)).findings}
