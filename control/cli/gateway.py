@@ -26,8 +26,8 @@ class StartOrCommand(TyperGroup):
     """Starts a gateway unless the first argument is one of the commands: every flag is the gateway's own then."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Becomes the gateway where no command is named."""
-        if not args or args[0] not in self.commands:
+        """Becomes the gateway where no command is named; a word that is none is a mistyped command."""
+        if not args or args[0].startswith("-"):
             become("gateway", args)
         return super().parse_args(ctx, args)
 

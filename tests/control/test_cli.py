@@ -192,6 +192,7 @@ def test_an_altered_trail_is_told_by_the_exit_code(tmp_path: Path, capsys: pytes
         (("token", "create", "ann"), "Missing option '--role'"),
         (("score", "churn", "-e", "S1"), "--entity S1: must be NAME=VALUE"),
         (("score", "churn", "-e", "a=1", "-e", "a=2"), "a is given twice"),
+        (("gateway", "rolback", "churn", "--reason", "bad"), "No such command 'rolback'"),
         (("score", "churn", "-i", "a=x", "--type", "a=int64"), "input a: 'x' is not a whole number (int64 wanted)"),
         (("score", "churn", "-i", "a=x", "--type", "a=int"), "--type a=int: float32, int64, string or bool is wanted"),
     ],
