@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from control.cli.__main__ import main
+from control.cli.rollout_watch import _looks
+from control.cli.session import Options, Session
 from control.security import Role
 from control.server import ControlPlane
-from tests.control.planes import Client, client_for, make_champion, running, token_for
+from control.v1 import rollout_pb2 as pb
+from tests.control.planes import Client, client_for, key, make_champion, running, token_for
 from tests.control.test_rollout import approved
 from tests.control.test_rollouts import FAST, Observer, bad, clean, rollout, spread, start, two
 from tests.support import until
@@ -257,3 +260,26 @@ def test_promoting_a_later_version_says_to_start_a_rollout(
     second = approved(plane, ben, "later")
     refused = interlock("model", "promote", f"later/{second}")
     assert (refused.code, f"interlock rollout start later {second}" in refused.err) == (1, True), refused.err
+
+
+def test_watch_waits_for_a_control_plane_that_goes_away(tmp_path: Path) -> None:
+    """What is known stays, and why nothing newer is; then it goes on to the outcome."""
+    with running(tmp_path / "control") as plane:
+        mia, ben = client_for(plane, "mia", Role.ML_ENGINEER), client_for(plane, "ben", Role.APPROVER)
+        two(plane, mia, ben, "away")
+        start(mia, "away", 2)
+        options = Options(control=plane.address, token=token_for(plane.store, "mia", Role.ML_ENGINEER))
+        session = Session(options)
+        looks = _looks(session, "away", holdback=False)
+        assert (next(looks).lost, next(looks).lost) == ("", "")
+        address = plane.address
+    lost = next(looks)
+    assert lost.answer.rollout.challenger == 2
+    assert "cannot connect to the control plane" in lost.lost
+    with running(tmp_path / "control", address=address) as plane:
+        mia = client_for(plane, "mia", Role.ML_ENGINEER)
+        until(lambda: not next(looks).lost)
+        back = pb.RollBackRolloutRequest(idempotency_key=key(), model="away", reason="enough")
+        mia.call(mia.rollout.RollBackRollout, back)
+        assert [look.answer.rollout.outcome for look in looks][-1] == "rolled_back"
+        session.__exit__(None, None, None)

@@ -28,7 +28,7 @@ from control.cli.rollout_lines import (
     times,
 )
 from control.cli.rollout_mirror import mirror_lines
-from control.cli.rollout_watch import Look, change, over, picture, told
+from control.cli.rollout_watch import Look, _drawn, change, over, picture, told
 from control.rollout.policy import Policy
 from control.rollout.tiers import default_policy
 from control.v1 import rollout_pb2 as pb
@@ -94,6 +94,14 @@ def test_the_live_view_has_weights_times_the_judgement_and_charts() -> None:
         "errors  under ceiling       4,000 / 4,000    ▕████████████████▏  0 bad of 412  passed",
     ]
     assert lines[-1].style == "green"
+
+
+def test_the_live_view_ends_with_what_was_seen_last(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each test's course is drawn from look to look."""
+    looks = [Look(answer(findings=[finding(share=share)]), "") for share in (0.1, 0.6, 1.0)]
+    assert _drawn(iter(looks)).rollout_id == 12
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("errors")]
+    assert line.rstrip().endswith("▁▅█  rolls back")
 
 
 def test_a_control_plane_that_is_away_is_said_below_what_is_known() -> None:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
 from control.cli.__main__ import main
 from control.security import Role
 from gateway.v1 import scoring_pb2
-from tests.control.planes import token_for
-from tests.e2e.installation import GOOD, Caller, Installation
+from tests.control.planes import make_champion, token_for
+from tests.e2e.installation import GOOD, TRAPS, Caller, Installation
 from tests.gateway import tiny
 from tests.support import until
 
@@ -100,3 +101,28 @@ def test_a_forecast_knows_what_gateways_saw(
     said = capsys.readouterr().out
     assert "rows/s from about" in said
     assert "the step at 1 % " in said
+
+
+def test_a_champion_that_decays_is_an_alert_with_its_command(
+    here: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins to fail with no canary beside it: nobody but a person rolls back, by the command that stands there."""
+    monkeypatch.setenv("INTERLOCK_TOKEN", token_for(here.plane.store, "mia", Role.ML_ENGINEER))
+    monkeypatch.setenv("INTERLOCK_CONTROL", here.plane.address)
+    with here.gateway() as caller:
+        caller.scores(GOOD)
+        make_champion(here.mia, here.bob, tiny.MODEL, here.register("raising"), wait_ms=20_000)
+        for trap in TRAPS:
+            with pytest.raises(grpc.RpcError):
+                caller.score(trap)
+
+        def said() -> str:
+            main(["status", tiny.MODEL])
+            found = capsys.readouterr()
+            return found.out + found.err if "CHAMPION_DECAYS" in found.out else ""
+
+        status = until(said, 30)
+        assert f"`interlock rollback {tiny.MODEL} --reason WHY` has {tiny.MODEL}/1 answer again" in status
+        assert f"Next: interlock rollback {tiny.MODEL} --reason WHY" in status
+        assert main(["rollback", tiny.MODEL, "--reason", "it fails"]) == 0
+        assert caller.score(TRAPS[0]).score == 21.0
