@@ -55,7 +55,7 @@ class Mirroring:
             for digest, content in version.artifacts().items():
                 (self.config.artifacts_path / digest).write_bytes(content)
         self.materialize(*everybody())
-        journal = JournalWriter(self.config.journal_path / "worker-0", 1 << 22)
+        journal = JournalWriter(self.config.journal_path / "worker-0", 8 << 20)  # as in gateways.py
         self.pipeline = Pipeline(OnlineStore(self.config.features_path), journal, 1 << 20)
         self.publish(table)
 
