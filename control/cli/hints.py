@@ -28,8 +28,9 @@ def suggest(session: Session, when: str, model: str = "") -> None:
 
 def decide(champions: Mapping[str, int], approvals: Sequence[governance_pb2.Approval]) -> str:
     """What to do before anything can be scored: register, approve, promote or try; empty where all is done."""
-    pending = [a for a in approvals if a.state == "pending"]
-    ready = [a for a in approvals if a.state == "approved" and a.version > champions.get(a.model, 0)]
+    newer = [a for a in approvals if a.version > champions.get(a.model, 0)]
+    pending = [a for a in newer if a.state == "pending"]
+    ready = [a for a in newer if a.state == "approved"]
     if pending:
         return f"interlock approval approve {pending[0].model}/{pending[0].version}"
     if ready:

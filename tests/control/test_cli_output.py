@@ -111,3 +111,4 @@ def test_the_next_command_follows_from_what_is_there() -> None:
     assert decide({"churn": 1}, [approved, old]) == "interlock rollout start churn 2"
     assert decide({}, [approved, old]) == "interlock model promote churn/2"
     assert decide({"churn": 1}, [old]) == ""
+    assert decide({"churn": 3}, [pending, old]) == "", "what is older than who answers is no next step"
