@@ -116,8 +116,11 @@ class _WorkerReader:
         serial = self.position.serial
         newer = [other for other in current if other > serial]
         if not newer:
-            # Segments made anew count their uses from 1 again.
-            return self._move(current, min(current)) if current and serial not in current else None
+            # Segments made anew count their uses from 1 again, and may have come to the number that we are at.
+            if not current or current.get(serial) is segment:
+                return None
+            self.position = self.position._replace(serial=0)
+            return self._move(current, min(current))
         if serial_of(segment) == serial and self._read(segment)[0] is not None:
             return segment  # appended between our look and the writer's move to the next segment
         return self._move(current, min(newer))

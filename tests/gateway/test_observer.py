@@ -154,6 +154,17 @@ def test_a_reader_finds_segments_that_were_made_anew(tmp_path: Path) -> None:
 
 @pytest.mark.stress
 @pytest.mark.timeout(1200)
+def test_a_reader_finds_segments_that_were_made_anew_and_have_its_number(tmp_path: Path) -> None:
+    """It had read nothing of the former ones, so it was at the same number of uses."""
+    directory = tmp_path / "worker-0"
+    JournalWriter(directory, 1 << 20)
+    reader = JournalReader(tmp_path)
+    reader.skip()
+    JournalWriter(directory, 1 << 21).append(block(3))
+    assert len(until(lambda: list(reader.poll()))) == 1
+    assert reader.lost == 0
+
+
 def test_an_observer_killed_at_any_moment_counts_every_row_once(tmp_path: Path) -> None:
     """Its totals are saved together with its place in the journals."""
     config = prepared(tmp_path / "gateway")
