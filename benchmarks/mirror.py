@@ -28,6 +28,7 @@ def mirror(full: bool) -> dict[str, Any]:
     """Open loop at half of what the gateway can do; the three sides by turns, in another order each time."""
     rounds, seconds = (60, 8.0) if full else (12, 3.0)
     runs: dict[str, list[Paced]] = {side: [] for side in SIDES}
+    worked_s: dict[str, list[float]] = {side: [] for side in SIDES}
     with servers.data_directory() as data:
         messages = prepare(data, ENTITIES)
         tables = Tables(data / "gateway")
@@ -38,7 +39,9 @@ def mirror(full: bool) -> dict[str, Any]:
                 for turn in range(len(SIDES)):
                     side = SIDES[(number + turn) % len(SIDES)]
                     tables.mirror(side == "on")
+                    before_s = cpu_s(gateway)
                     runs[side].append(paced(gateway.address, messages, (per_s, seconds), number))
+                    worked_s[side].append(cpu_s(gateway) - before_s)
             tables.mirror(on=False)
     return {
         "n": sum(len(run.latencies_us) for side in runs.values() for run in side),
@@ -46,7 +49,9 @@ def mirror(full: bool) -> dict[str, Any]:
         "failed": sum(run.failed for side in runs.values() for run in side),
         "changed_responses": changed_responses(runs),
         "scored_share": tables.scored_share(),
+        "worker_cpu_ratio": round(float(np.median(np.divide(worked_s["on"], worked_s["off"]))), 3),
         **ratios(runs, "on"),
+        "off_worker_cpu_ratio": round(float(np.median(np.divide(worked_s["again"], worked_s["off"]))), 3),
         **{f"off_{name}": value for name, value in ratios(runs, "again").items()},
     }
 
@@ -77,6 +82,12 @@ def changed_responses(runs: dict[str, list[Paced]]) -> int:
         for message, found in run.answers.items():
             answers.setdefault(message, set()).update(json.dumps(answer) for answer in found)
     return sum(len(found) - 1 for found in answers.values())
+
+
+def cpu_s(gateway: servers.Gateway) -> float:
+    """The processor's time that the worker has taken."""
+    times = gateway.worker().cpu_times()
+    return float(times.user + times.system)
 
 
 def paced(address: str, messages: Path, pace: tuple[float, float], seed: int) -> Paced:

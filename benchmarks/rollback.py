@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any, Final, NamedTuple
@@ -42,6 +44,7 @@ class Trial(NamedTuple):
     """Empty where it went on for as long as it was let."""
     tried: Tried
     reason: str
+    began_ns: int
 
 
 def rollback(full: bool) -> dict[str, Any]:
@@ -80,20 +83,22 @@ def rollback(full: bool) -> dict[str, Any]:
     return _figures(trials) | {
         "alone": alone,
         "failed_calls": seen["trials"]["failed"] + seen["alone"]["failed"],
+        "failed_calls_by_kind": _failed_by_kind(trials, seen["trials"]["failed_ns"]),
         "calls_per_s": min(one["calls_per_s"] for one in seen.values()),
-        "traffic": seen,
+        "traffic": {name: {key: one[key] for key in one if key != "failed_ns"} for name, one in seen.items()},
         "rows_lost": lost,
         "workers": len(gateways) * WORKERS,
     }
 
 
 def _try(here: Installation, journals: Journals, fault: Fault, version: int) -> Trial:
+    began_ns = time.time_ns()
     rollout_id = here.start(MODEL, version)
     over = here.ended(rollout_id, PATIENCE_S, journals)
     if not over.outcome:
         here.olga.roll_back_rollout(MODEL, reason="the benchmark has waited long enough", wait_s=30)
     journals.read()
-    return Trial(fault, over.outcome, journals.tried(rollout_id), over.reason)
+    return Trial(fault, over.outcome, journals.tried(rollout_id), over.reason, began_ns)
 
 
 def _alone(here: Installation, journals: Journals, good: int, bad: int) -> dict[str, Any]:
@@ -120,6 +125,13 @@ def _alone(here: Installation, journals: Journals, good: int, bad: int) -> dict[
         "recorded": over.outcome,
         "then": here.ended(sound_id, PATIENCE_S, journals).outcome,
     }
+
+
+def _failed_by_kind(trials: Sequence[Trial], failed_ns: Sequence[int]) -> dict[str, int]:
+    """Calls that failed between the beginnings of a trial and of the next one, by what was wrong with the version."""
+    began_ns = [trial.began_ns for trial in trials]
+    counts = Counter(trials[max(0, bisect(began_ns, at_ns) - 1)].fault.name for at_ns in failed_ns)
+    return dict(counts)
 
 
 def _figures(trials: Sequence[Trial]) -> dict[str, Any]:

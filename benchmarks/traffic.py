@@ -34,6 +34,15 @@ class Caller(Client):
         host, _, port = address.rpartition(":")
         super().__init__((host, int(port)), method, messages, rng)
         self.headers.append((b"grpc-timeout", b"%dm" % deadline_ms))
+        self.failed_ns: list[int] = []
+        """When calls failed, UTC."""
+
+    def receive(self) -> int:
+        """Reads what has come and returns how many calls ended."""
+        before = self.statuses["0"]
+        ended = super().receive()
+        self.failed_ns += [time.time_ns()] * (ended - self.statuses["0"] + before)
+        return ended
 
 
 @contextmanager
@@ -90,6 +99,7 @@ def _send(selector: selectors.BaseSelector, caller: Caller) -> None:
 def _connect(selector: selectors.BaseSelector, caller: Caller) -> None:
     """Connects anew where a worker is gone; what was under way has failed."""
     selector.unregister(caller.socket)
+    caller.failed_ns += [time.time_ns()] * len(caller.started)
     caller.connect()
     selector.register(caller.socket, selectors.EVENT_READ, caller)
 
@@ -122,6 +132,7 @@ def _summary(callers: Sequence[Caller], sent: int, seconds: float) -> dict[str, 
         "calls": sent,
         "calls_per_s": round(sent / seconds),
         "failed": sent - statuses["0"],
+        "failed_ns": sorted(at for caller in callers for at in caller.failed_ns),
         "statuses": statuses,
         "p50_ms": round(latencies[len(latencies) // 2] * 1e3, 2),
         "p99_ms": round(latencies[len(latencies) * 99 // 100] * 1e3, 2),
