@@ -99,7 +99,7 @@ class Totals:
             groups.setdefault((block.model, block.version), []).append(block)
         for key, group in groups.items():
             # np.concatenate takes 13 µs for each structured array, joining their bytes a hundredth of that.
-            rows = np.frombuffer(b"".join([block.rows.data for block in group]), ROW)
+            rows = np.frombuffer(b"".join([block.rows.tobytes() for block in group]), ROW)
             cells = np.minimum(rows["arm"], len(ARMS) - 1).astype(np.intp) * len(RESULTS)
             cells += np.minimum(rows["reason"], len(RESULTS) - 1)
             counts = self._version(key)

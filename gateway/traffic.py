@@ -30,11 +30,11 @@ MOST_ENTITIES: Final = 4096
 FRESH_NS: Final = 5 * SECOND_NS
 """How long an answer is given again: what goes up need not change with every row."""
 METRICS: Final = tuple(BITS)
-HITS: Final = METRICS.index("decisions")
+FAILED: Final = METRICS.index("decisions")
+"""Metrics before this one are of rows that nobody got an answer to."""
+HIT: Final = 1 + FAILED
 OTHER: Final = 255
 """In place of a metric: what counts for nothing."""
-
-Rows = npt.NDArray[np.void]
 
 
 def _places() -> npt.NDArray[np.uint8]:
@@ -63,13 +63,15 @@ class Traffic:
         for block in blocks:
             groups.setdefault((block.model, block.time_ns // MINUTE_NS), []).append(block)
         for (name, minute), group in groups.items():
-            rows = np.frombuffer(b"".join([block.rows.data for block in group]), ROW)
-            assigned = (rows["arm"] == Arm.CHAMPION) | (rows["arm"] == Arm.CHALLENGER)
-            rows = rows[assigned & ((rows["trial"] & TRIAL_REPEATED) == 0)]
+            rows = np.frombuffer(b"".join([block.rows.tobytes() for block in group]), ROW)
             places = PLACES[np.minimum(rows["reason"], OTHER)]
-            rows, places = rows[places != OTHER], places[places != OTHER]
-            if len(rows):
-                self._model(name, group[0].time_ns).add(minute, rows, places)
+            counts = (rows["arm"] == Arm.CHAMPION) | (rows["arm"] == Arm.CHALLENGER)
+            counts &= ((rows["trial"] & TRIAL_REPEATED) == 0) & (places != OTHER)
+            if counts.any():
+                # Columns, and not the rows themselves: choosing among structured rows takes ten times as long.
+                places[(rows["decision"] == 0) & (places == 0)] = HIT
+                hashes = rows["entity_hash"][counts]
+                self._model(name, group[0].time_ns).add(minute, places[counts], hashes)
 
     def lately(self, now_ns: int) -> list[dict[str, Any]]:
         """By the names of the wire's ModelTraffic; the same again for some seconds."""
@@ -105,11 +107,9 @@ class _Model:
     def silent(self) -> bool:
         return not self._minutes
 
-    def add(self, minute: int, rows: Rows, places: npt.NDArray[np.uint8]) -> None:
+    def add(self, minute: int, places: npt.NDArray[np.uint8], hashes: npt.NDArray[np.uint64]) -> None:
         bad = np.bincount(places, minlength=len(METRICS) + 1)[1:]
-        bad[HITS] = np.count_nonzero((rows["decision"] == 0) & (places == 0))
-        hashes = rows["entity_hash"]
-        fresh = [len(rows), *bad.tolist(), int(np.count_nonzero(hashes == 0))]
+        fresh = [len(places), *bad.tolist(), int(np.count_nonzero(hashes == 0))]
         if not self._minutes or self._minutes[-1][0] < minute:
             self._minutes.append((minute, [0] * len(fresh)))
         # Workers' journals are read one after the other, so a row may come after those of the minute that followed it.
@@ -139,9 +139,9 @@ class _Model:
             "entities_per_hour": rounded(self._entities_per_hour(rows - nameless, seconds) + nameless / seconds * 3600),
             "bad_rates": {metric: rounded(n / rows) for metric, n in zip(METRICS, bad, strict=True) if n},
             "recent_rows": recent[0],
-            "recent_failed": sum(recent[1 : 1 + HITS]),
+            "recent_failed": sum(recent[1 : 1 + FAILED]),
             "earlier_rows": earlier[0],
-            "earlier_failed": sum(earlier[1 : 1 + HITS]),
+            "earlier_failed": sum(earlier[1 : 1 + FAILED]),
         }
 
     def _sum(self, minutes: Iterable[list[int]]) -> list[int]:

@@ -191,8 +191,8 @@ class RouteFollower:
                     self._acknowledge(response.acknowledged)
                     self._consider(response.table.SerializeToString())
             except Lost as lost:
-                self.connected = False
                 self._report_problem(Alert.CONTROL_UNREACHABLE, str(lost))
+                self.connected = False
             attempt += 1
             await asyncio.sleep(pause_s(attempt))
 
