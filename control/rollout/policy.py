@@ -229,8 +229,6 @@ class Policy(_Part):
     """When time is up: `back` rolls back, `hold` keeps the weight and asks for a person."""
     holdback: Holdback | None = Holdback()
     """What stays with the previous version after promotion; `null` for nothing."""
-    control_share_bps: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Entities that get business as usual instead of a score; the model document's when absent."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

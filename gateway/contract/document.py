@@ -182,7 +182,8 @@ class ModelDocument(Document):
     log_features: bool = False
     """Whether the prediction log keeps the feature and request values of each row; off, since they may be personal."""
     control_share_bps: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Entities that get business as usual instead of a score, in basis points, to measure the model's uplift."""
+    """Entities that are to get business as usual instead of a score, in basis points, to measure the model's uplift.
+    Declared here so that it is approved with the rest; gateways do not act on it yet."""
     max_age_days: Annotated[int, Field(gt=0)] | None = None
     """Days after which the version should be retrained."""
 
