@@ -136,7 +136,7 @@ class Supervisor:
                 settings,
                 config.run_path,
                 holders[-1],
-                partial(withdraw_tried, config, index),
+                partial(self._blame, index),
             )
             for index in range(config.worker_count)
         ]
@@ -186,6 +186,11 @@ class Supervisor:
             if child.pid and hangs(self.config, index, self._said[index].read(), child.pid):
                 log(logging.ERROR, "worker_hung", role=child.name, pid=child.pid)
                 child.signal(signal.SIGKILL)
+
+    def _blame(self, index: int, how: str) -> None:
+        """Blames what a worker was trying for its end, unless a second signal has all be killed at once."""
+        if self._signals < 2:
+            withdraw_tried(self.config, index, how)
 
     def _drain(self) -> None:
         log(logging.INFO, "draining", drain_ms=self.config.drain_ms)

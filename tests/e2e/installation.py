@@ -108,7 +108,7 @@ class Installation:
         """A gateway that serves the champion."""
         token = f"--token-file={self.place / 'control' / 'gateway.token'}"
         with gateway(self.place / name / "data", token, *flags, control=self.plane.address) as running_gateway:
-            until(lambda: running_gateway.board("worker-0").get("versions"), 60)
+            until(lambda: running_gateway.board("worker-0").get("ready"), 60)
             with Caller(running_gateway) as caller:
                 until(lambda: caller.score(GOOD[0]).score, 60)
                 until(lambda: caller.score(TRAPS[-1]).score > 20, 60)

@@ -109,3 +109,25 @@ def test_an_entity_counts_once_over_gateways_restarts_and_reports_sent_twice(res
     for units, mine in zip(told, alone, strict=True):
         assert merged(map(first_bad_of, units)) == counts_at(mine, first_bad(mine))
     assert merged(counts_at(mine, first_bad(mine)) for mine in alone) != found.first_bad[Metric.ERRORS]
+
+
+def test_so_many_entities_that_not_all_are_told_of_are_thinned_alike_in_both_arms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By their own names: memory is bounded, the arms keep their shares, and a restart goes on thinning."""
+    monkeypatch.setattr("gateway.evidence.count.MOST_SCORED", 1 << 8)
+    rng = np.random.default_rng(11)
+    counter, told = Counter(canary()), []
+    for place in range(0, 20_000, 50):
+        rows = np.zeros(50, ROW)
+        rows["entity_hash"] = np.arange(place, place + 50) + 1
+        rows["arm"] = np.where(rng.random(50) < 0.2, Arm.CHALLENGER, Arm.CHAMPION)
+        rows["weight_bps"] = 2_000
+        block = Block("minutes", 2, 7, 0, 0, (0,) * len(STAGES), rows, (), rollout_id=1, step=1)
+        told += counter.take(block)
+        if place == 10_000:
+            counter = Counter(canary())
+            counter.recall(told)
+    assert 6 << 8 < len(told) < 8 << 8
+    share = sum(unit.challenger for unit in told) / len(told)
+    assert abs(share - 0.2) < 4 * (0.2 * 0.8 / len(told)) ** 0.5
