@@ -129,7 +129,7 @@ def _incomparable(new: ModelDocument, old: ModelDocument) -> str:
 
 def _unsent(item: RequestInput, known: RequestInput | None) -> str:
     if known is None:
-        missing = "callers do not send it yet, and it has no default"
+        missing = "callers do not send it yet, and it has no default; declare one, or register under another name"
         return f"inputs.{item.request}: {missing}" if item.default is None else ""
     if known.type is not item.type:
         return f"inputs.{item.request}: callers send it as {known.type}, and not as {item.type}"

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from control.rollout.lifecycle import Stage
 from control.rollout.promotion import promotion_moves
+from control.rollout.rollouts import check_comparable
 from control.rollout.routes import derive, pinned_hashes
 from control.rollout.version import PinnedViewRecord, VersionRecord
-from gateway.contract.errors import Fault
+from gateway.contract.document import RequestInput
+from gateway.contract.errors import Fault, Reason
 from tests.control.planes import document_of, view_named
 
 VIEWS = [view_named(name) for name in ("usage", "billing")]
@@ -94,3 +96,22 @@ def test_promotions_back_and_forth_never_hold_a_place_twice(promoted: list[int])
         table = derive("h", state.values(), {})
         assert table.revision == sequence > revision
         revision = table.revision
+
+
+def taking_more(default: float | None) -> VersionRecord:
+    """A second version, with an input that the first one has not."""
+    document = document_of("m", [])
+    first = document.inputs[0]
+    assert isinstance(first, RequestInput)
+    more = RequestInput(request="more", type=first.type, feeds=first.feeds, default=default)
+    changed = document.model_copy(update={"inputs": (*document.inputs, more)})
+    return record("m", 2, Stage.APPROVED, 2, changed.canonical())
+
+
+def test_a_version_that_takes_what_callers_do_not_send_is_refused_with_the_ways_out() -> None:
+    """A default, or a name of its own; with a default it is tried."""
+    champion = record("m", 1, Stage.CHAMPION, 1)
+    check_comparable(taking_more(default=1.0), champion)
+    with pytest.raises(Fault, match=r"inputs\.more: .* declare one, or register under another name") as refused:
+        check_comparable(taking_more(default=None), champion)
+    assert refused.value.reason is Reason.ROLLOUT_REFUSED
