@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from control.rollout.case import Case
 from control.rollout.judge import judge
 from control.rollout.policy import Policy
+from control.rollout.rollout_records import all_units
 from control.security import Role
 from control.server import ControlPlane
+from control.store.tables import evidence_heads
 from control.v1 import data_plane_pb2 as wire
 from control.v1 import governance_pb2
 from control.v1 import rollout_pb2 as pb
@@ -384,3 +388,46 @@ def test_rows_that_were_lost_are_forgiven_by_a_person(plane: ControlPlane, mia: 
     mia.call(mia.rollout.PauseRollout, pb.PauseRolloutRequest(idempotency_key=key(), model="forgiven"))
     mia.call(mia.rollout.ResumeRollout, pb.ResumeRolloutRequest(idempotency_key=key(), model="forgiven"))
     until(lambda: rollout(mia, started.rollout_id).step == 2)
+
+
+def test_a_rollout_that_cannot_be_judged_keeps_no_other_from_its_verdict(
+    plane: ControlPlane, mia: Client, ben: Client
+) -> None:
+    """The older one has a row that nobody can read; the younger one goes back all the same."""
+    _, second = two(plane, mia, ben, "unreadable")
+    older = start(mia, "unreadable", second).rollout
+    Observer(plane, older).report()
+    of_it = evidence_heads.c.rollout_id == older.rollout_id
+    with plane.store.unit("a test") as unit:
+        unit.execute_unaudited(update(evidence_heads).where(of_it).values(shadow_json="no JSON"))
+    try:
+        _, other = two(plane, mia, ben, "readable")
+        younger = start(mia, "readable", other).rollout
+        Observer(plane, younger).report([bad(one, challenger=True) for one in range(1, 30)])
+        until(lambda: rollout(mia, younger.rollout_id).outcome == "rolled_back")
+    finally:
+        with plane.store.unit("a test") as unit:
+            unit.execute_unaudited(update(evidence_heads).where(of_it).values(shadow_json="{}"))
+
+
+def test_reports_that_come_at_once_are_all_counted(plane: ControlPlane, mia: Client, ben: Client) -> None:
+    """Thousands of units of several gateways, some of them told by two: each once, in the store and in the sums."""
+    _, second = two(plane, mia, ben, "crowded")
+    started = start(mia, "crowded", second).rollout
+    entities = [clean(spread(2_000, 1_500 * place), 1, 1000) for place in range(3)]
+    for unit in (unit for units in entities for unit in units):
+        unit.bad, unit.challenger = 1, unit.entity_hash % 10_000 < 1_000
+    observers = [Observer(plane, started, f"g{place}") for place in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(Observer.report, observers, entities)) == [2_000] * 3
+    distinct = {unit.entity_hash: unit.challenger for units in entities for unit in units}
+    with plane.store.read() as connection:
+        kept = {int(row.unit, 16): row.challenger for row in all_units(connection, started.rollout_id)}
+    assert kept.keys() == distinct.keys()
+
+    def assigned() -> Any:
+        answer = mia.call(mia.rollout.GetRollout, pb.GetRolloutRequest(rollout_id=started.rollout_id))
+        return json.loads(answer.case_json)["evidence"]["assigned"] if answer.case_json else {}
+
+    expected = sum(map(bool, kept.values()))
+    until(lambda: assigned().get("1000") == [expected, len(kept) - expected])
