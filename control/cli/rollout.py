@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,11 +36,8 @@ if TYPE_CHECKING:
     from control.v1 import rollout_pb2
 
 app = group("Try a new version on evidence: shadow, canary, full traffic, or back.")
-rollout_watch.declare(app)
-rollout_replay.declare(app)
 
 Model = Annotated[str, typer.Argument(help="The model.", show_default=False)]
-OptionalModel = Annotated[str, typer.Argument(help="The model.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Every rollout of every model.")]
 Why = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the gateways to confirm.")]
@@ -102,8 +100,6 @@ def list_rollouts(
 @command(app, "show")
 def show(session: Session, target: Target) -> None:
     """Shows where a rollout stands: its policy, every test's e-value, what mirrors saw, and the next command."""
-    import time
-
     from control.rollout.policy import Policy
 
     answer = find(session.control, target)
@@ -118,8 +114,11 @@ def show(session: Session, target: Target) -> None:
     session.out.note(f"Next: {next_command(answer.rollout)}{session.same_flags}")
 
 
+rollout_watch.declare(app)
+
+
 @command(app, "pause")
-def pause(session: Session, model: OptionalModel = "", *, every: All = False, reason: Why) -> None:
+def pause(session: Session, model: Model = "", *, every: All = False, reason: Why) -> None:
     """Keeps a rollout, or all of them, from advancing; evidence against it still counts."""
     _check_chosen(model, every)
     found = session.control.pause_rollout(model, reason)
@@ -128,7 +127,7 @@ def pause(session: Session, model: OptionalModel = "", *, every: All = False, re
 
 
 @command(app, "resume")
-def resume(session: Session, model: OptionalModel = "", *, every: All = False, reason: Why = "") -> None:
+def resume(session: Session, model: Model = "", *, every: All = False, reason: Why = "") -> None:
     """Lets a paused rollout, or all of them, go on."""
     _check_chosen(model, every)
     found = session.control.resume_rollout(model, reason)
@@ -162,6 +161,9 @@ def rollback(
     words = f"{subject(rollout)} is off by revision {answer.revision} ({place(rollout)})"
     since = "it is mirrored no more" if rollout.shadow_only else f"{model}/{rollout.control} answers alone"
     _moved(session, answer, f"{words}: {since}.", wait_s)
+
+
+rollout_replay.declare(app)
 
 
 def _moved(
