@@ -67,13 +67,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An installation with two champions, the second of which answers, as it lies on the disk when nothing runs."""
     interlock = Night([str(Path(sys.executable).with_name("interlock"))], tmp_path_factory.mktemp("prepared"))
     control = interlock.start_control()
-    gateway = interlock.start_gateway(control.address)
     try:
-        serve_a_model(interlock)
-        interlock.second_champion(control)
+        gateway = interlock.start_gateway(control.address)
+        try:
+            serve_a_model(interlock)
+            interlock.second_champion(control)
+        finally:
+            gateway.terminate()
+            gateway.wait(30)
     finally:
-        gateway.terminate()
-        gateway.wait(30)
         control.end()
     return interlock.cwd
 
@@ -90,11 +92,13 @@ def night(prepared: Path, tmp_path: Path) -> Iterator[tuple[Night, dict[str, Any
         until(lambda: interlock.score() == (2, []))
         yield interlock, running
     finally:
-        if (gateway := running.get("gateway")) is not None:
-            gateway.terminate()
-            gateway.wait(30)
-        if running["control"].process.returncode is None:
-            running["control"].end()
+        try:
+            if (gateway := running.get("gateway")) is not None:
+                gateway.terminate()
+                gateway.wait(30)
+        finally:
+            if running["control"].process.returncode is None:
+                running["control"].end()
 
 
 def test_a_gateway_steps_back_while_the_control_plane_is_dead(night: tuple[Night, dict[str, Any]]) -> None:
