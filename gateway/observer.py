@@ -149,7 +149,7 @@ class Observer:
             "history_id": table.history_id,
             "refused_history_id": self._routes.refused_history_id,
             "feature_sequence": self._routes.sequence,
-            "problems": self._routes.problems(),
+            "problems": [*self._collector.problems(), *self._routes.problems()],
             **self._totals.facts(),
         }
 

@@ -42,6 +42,7 @@ class Alert(StrEnum):
     OUTCOME_LOG_FAILED = "OUTCOME_LOG_FAILED"
     LAKE_NOT_WRITTEN = "LAKE_NOT_WRITTEN"
     SHADOW_NOT_SCORED = "SHADOW_NOT_SCORED"
+    EVIDENCE_NOT_KEPT = "EVIDENCE_NOT_KEPT"
     CRASH_LOOP = "CRASH_LOOP"
     WORKER_SILENT = "WORKER_SILENT"
 
@@ -73,6 +74,7 @@ ALERTS: Final[Mapping[Alert, str]] = MappingProxyType(
         Alert.JOURNAL_NOT_KEPT: "A worker has no room for its journal, so it serves and records nothing: metrics miss its rows, and rollouts hold. Free `gateway.journal_bytes` on the disk of the gateway's data directory, or make that setting smaller; the worker tries again every ten seconds.",
         Alert.OUTCOME_LOG_FAILED: "A worker cannot write outcomes to its disk; RecordOutcomes answers an error, so that no caller takes an outcome for kept that is not. Scoring is not affected. Free space on the disk of the gateway's data directory.",
         Alert.LAKE_NOT_WRITTEN: "The recorder cannot write prediction rows to the lake. They stay in the journal until they are overwritten, and are written when it can again; what is overwritten first is counted as lost. The words say what the disk or the store answered. Free space, or mend the place that `gateway.lake` names.",
+        Alert.EVIDENCE_NOT_KEPT: "A gateway cannot write down what a rollout's rows show, or that it withdraws a version. Until it can, it sends nothing to any canary, counts nothing and reports nothing, so those rollouts hold; callers are answered by the control. Free space on the gateway's disk, or see in its log (`evidence_not_kept`, `challenger_not_withdrawn`) what else it refuses.",
         Alert.SHADOW_NOT_SCORED: "The mirror of a gateway does not score a shadow, so its rollout gets no pairs from there: the version or what it is compared with cannot be loaded (in the memory that `gateway.mirror_bytes` allows, for one), or the shadow ended the mirror three times by a crash or by its memory. Callers and other shadows are not affected. `interlock rollout rollback` ends the rollout.",
         Alert.CRASH_LOOP: "A process of the gateway ended three times within a minute and is started again after longer and longer pauses. The others go on without it. Its log lines say why: the event is `process_failed` with a traceback, or the signal that ended it (9 is often the kernel, out of memory).",
         Alert.WORKER_SILENT: "A worker has said nothing for five seconds: it is starting, or it hangs. If it lasts, one model's run may be stuck: kill that process (`ps` shows it as `gateway worker N`), and the supervisor starts another. `interlock rollback MODEL` takes the model's newest version away from it.",

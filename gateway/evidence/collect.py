@@ -11,6 +11,7 @@ from typing import Any, Final
 from control.v1 import data_plane_pb2 as pb
 from gateway.board import BoardReader, Boards
 from gateway.config import Config
+from gateway.contract.alerts import Alert, AlertText, alert
 from gateway.contract.errors import Fault
 from gateway.evidence.count import Counter, Unit
 from gateway.evidence.log import EvidenceLog, Units
@@ -66,6 +67,11 @@ class Collector:
     def keeps(self) -> bool:
         """Whether what is counted and decided here is kept. While it is not, nothing must be tried."""
         return not self._pending and not self._refused
+
+    def problems(self) -> list[AlertText]:
+        """What keeps this gateway from trying anything, in words."""
+        words = "what rollouts' rows show cannot be written down, so no canary gets traffic here"
+        return [] if self.keeps else [alert(Alert.EVIDENCE_NOT_KEPT, words)]
 
     def follow(self, table: RouteTable) -> None:
         """Counts for the canaries of a table from here on, and forgets those that it no longer names."""

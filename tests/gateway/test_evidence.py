@@ -87,6 +87,7 @@ def test_a_disk_without_room_loses_no_unit_and_keeps_none_twice(host: Host) -> N
         host.scored([0])
         collector.count()
         assert not collector.keeps
+        assert "EVIDENCE_NOT_KEPT" in collector.problems()[0]
         assert not collector._due()
     collector.count()
     assert collector.keeps
