@@ -13,7 +13,7 @@ STRESS: Final = os.environ.get("STRESS") == "1"
 """Whether this run is the long one; an ordinary run does a tenth."""
 
 
-def until(predicate: Callable[[], Found], seconds: float = 20.0) -> Found:
+def until(predicate: Callable[[], Found], seconds: float = 60.0) -> Found:
     """The predicate's first answer that is true; fails when none came in time."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
