@@ -87,8 +87,8 @@ GROWN: Final = 200 << 20
 def version(number: int, breaks: str = "") -> Version:
     """The version whose score is the minutes plus its number.
 
-    One that breaks by "raising", "nan" or "growing" does so for subscribers with BREAKS_FROM minutes or more; by "spinning", for
-    those with exactly SPINS_AT, in a single product of matrices, which nothing can end but the process.
+    One that breaks by "raising", "nan" or "growing" does so for subscribers with BREAKS_FROM minutes or more; by
+    "spinning", for those with exactly SPINS_AT, in a single product of matrices, which nothing can end but the process.
     """
     shape = ["n", 1]
     floats = {
