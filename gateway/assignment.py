@@ -68,7 +68,8 @@ class Runs:
 
     def add(self, run: Run, call: int, request: Request, columns: Columns, rows: Sequence[int] | None = None) -> Run:
         """Adds rows of a call to the run that is being filled and is like `run`, or to `run`; returns which."""
-        alike = (request.model, run.arm, run.role, id(run.servable), request.outputs, columns.tensors is None)
+        # Members of an enum by their id, since they are hashed in Python.
+        alike = (request.model, id(run.arm), id(run.role), id(run.servable), request.outputs, columns.tensors is None)
         current = self._filling.get(alike)
         if current is None or current.n + columns.n > MAX_ROWS:
             current = self._filling[alike] = run

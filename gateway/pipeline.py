@@ -78,16 +78,21 @@ class Pipeline:
         laps = [time.perf_counter_ns()]
         requests = self._decode(calls, refused)
         laps.append(time.perf_counter_ns())
-        routed, declared = set_aside(self.snapshot, requests, refused)
+        routed, declared = set_aside(self.snapshot, requests, refused) if self.snapshot.stopped else (requests, {})
         self.runs = runs = assign(self.snapshot, routed, refused, time.monotonic_ns())
         laps.append(time.perf_counter_ns())
         gathered = self._gather(runs)
         laps.append(time.perf_counter_ns())
         inferred = [self._infer(item, refused) for item in gathered]
-        if any(run.arm is Arm.CHALLENGER for run in runs):
-            self._stand_in(runs, gathered, inferred, refused)
+        for run in runs:
+            if run.arm is Arm.CHALLENGER:
+                self._stand_in(runs, gathered, inferred, refused)
+                break
         laps.append(time.perf_counter_ns())
-        traces = {index: call.trace for index, call in enumerate(calls) if call.trace}
+        traces = {}
+        for index, call in enumerate(calls):
+            if call.trace:
+                traces[index] = call.trace
         slices = fall_back(declared, self.journal, time.time_ns(), (0,) * len(STAGES)) if declared else {}
         slices |= self._record(gathered, inferred, refused, laps, traces)
         laps.append(time.perf_counter_ns())
@@ -187,7 +192,7 @@ class Pipeline:
         now_ns, journal = time.time_ns(), self.journal
         stages_ns = (*(after - before for before, after in pairwise(laps)), *self._tail_ns)
         slices: dict[int, Slice] = {}
-        pieces = Pieces()
+        pieces: Pieces | None = None
         for (run, _, found), said in zip(gathered, inferred, strict=True):
             answers = answer(run, said, found, now_ns, journal)
             journal.append(block(run, answers, found, now_ns, stages_ns, traces))
@@ -195,9 +200,11 @@ class Pipeline:
                 if part.rows is None and not run.repeated:
                     slices[part.call] = Slice(part.request, answers, part.start, part.stop)
                 else:
+                    pieces = pieces or Pieces()
                     pieces.add(part, answers, run.repeated)
-        slices |= pieces.joined()
-        if unassigned := {call: fault for call, fault in refused.items() if call not in slices}:
+        if pieces:
+            slices |= pieces.joined()
+        if refused and (unassigned := {call: fault for call, fault in refused.items() if call not in slices}):
             journal.append(refusals(unassigned, self.snapshot.revision, now_ns, stages_ns, traces))
         return slices
 
