@@ -34,7 +34,8 @@ def mirror(full: bool) -> dict[str, Any]:
         tables = Tables(data / "gateway")
         with servers.gateway(data / "gateway", 1) as gateway:
             servers.first_score(gateway.address)
-            per_s = servers.load(gateway.address, servers.SCORE, messages, 32, 5.0).calls_per_s / 2
+            able = [servers.load(gateway.address, servers.SCORE, messages, 32, 2.0).calls_per_s for _ in range(3)]
+            per_s = min(able) / 2  # what it can always do: beyond that, queues would be all that is measured
             for number in range(rounds):
                 for turn in range(len(SIDES)):
                     side = SIDES[(number + turn) % len(SIDES)]
