@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.contract.alerts import Alert, AlertText, alert
-from gateway.contract.errors import Fault
+from gateway.contract.errors import Fault, Reason
 from gateway.derivation import Trying, derive_snapshot, follows_withdrawals, to_load
 from gateway.features.store import OnlineStore
 from gateway.pipeline import Pipeline
@@ -48,6 +48,8 @@ class Failure(NamedTuple):
     times: int
     retry_ns: int
     """When to try again, on the monotonic clock."""
+    hosts: bool
+    """Whether this host is to blame: what lies on its disk is not what the table names."""
 
 
 class Loader:
@@ -124,7 +126,9 @@ class Loader:
         for canary in self.table.canaries.values() if self.table else ():
             failure, attempts = self._failures.get(canary.challenger.digest), self._attempts.get(canary.rollout_id)
             # The board's thread may ask while the loop is between two tables, when a rollout has no attempts.
-            reason = (attempts.give_up if attempts else "") or (failure.problem if failure else "")
+            reason = attempts.give_up if attempts else ""
+            if failure is not None and not failure.hosts:  # a damaged disk is no reason to quarantine it everywhere
+                reason = reason or failure.problem
             if reason:
                 challenger = canary.challenger
                 facts = {"model": challenger.model, "version": challenger.version, "digest": challenger.digest}
@@ -217,7 +221,8 @@ class Loader:
         except Fault as fault:
             times = self._failures[served.digest].times + 1 if served.digest in self._failures else 1
             pause_ns = min(RETRY_NS << (times - 1), MAX_RETRY_NS)
-            self._failures[served.digest] = Failure(fault.message, times, time.monotonic_ns() + pause_ns)
+            hosts = fault.reason in (Reason.ARTIFACT_UNKNOWN, Reason.DIGEST_MISMATCH)
+            self._failures[served.digest] = Failure(fault.message, times, time.monotonic_ns() + pause_ns, hosts)
             log(logging.ERROR, "load_failed", version=name, problem=fault.message, cause=repr(fault.__cause__))
             return
         finally:
