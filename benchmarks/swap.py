@@ -43,6 +43,15 @@ class Swap(NamedTuple):
     """When all workers had confirmed it, on the monotonic clock."""
 
 
+class Memory(NamedTuple):
+    """Of several processes."""
+
+    resident_bytes: int
+    """Each page once: the journal lies in five of them."""
+    own_bytes: int
+    """Pages that only one of them has."""
+
+
 class People(NamedTuple):
     """Who changes what."""
 
@@ -61,11 +70,12 @@ def swap(full: bool) -> dict[str, Any]:
         with _callers(gateway, data / "calls.json"):
             time.sleep(STEADY_S)
             began_ns = time.monotonic_ns()
-            rss = []
             for index in range(swaps):
                 done += _roll_back(people) if index % 2 else _promote(people)
-                rss.append(_rss_bytes(services))
+                if index + 1 == SETTLED_SWAP:
+                    settled = _memory(services)
             ended_ns = time.monotonic_ns()
+            memory = _memory(services)
         calls = json.loads((data / "calls.json").read_text())
     steady = [call for call in calls if call[1] < began_ns]
     during = [call for call in calls if began_ns <= call[0] and call[1] <= ended_ns]
@@ -78,8 +88,9 @@ def swap(full: bool) -> dict[str, Any]:
         "p99_ratio": round(_p99_ns(during) / _p99_ns(steady), 3),
         "steady_p99_ms": round(_p99_ns(steady) / 1e6, 2),
         "swap_p50_ms": round((ended_ns - began_ns) / swaps / 1e6, 1),
-        "rss_growth_pct": round(100 * (rss[-1] / rss[SETTLED_SWAP - 1] - 1), 1),
-        "rss_mib": round(rss[-1] / 2**20),
+        "rss_growth_pct": round(100 * (memory.resident_bytes / settled.resident_bytes - 1), 1),
+        "rss_mib": round(memory.resident_bytes / 2**20),
+        "own_growth_pct": round(100 * (memory.own_bytes / settled.own_bytes - 1), 1),
     }
 
 
@@ -170,7 +181,8 @@ def _p99_ns(calls: Sequence[Sequence[Any]]) -> float:
     return float(latencies[len(latencies) * 99 // 100])
 
 
-def _rss_bytes(services: Services) -> int:
+def _memory(services: Services) -> Memory:
     """Memory of the services and all that they started."""
     roots = [psutil.Process(service.process.pid) for service in services.running]
-    return sum(p.memory_info().rss for root in roots for p in (root, *root.children(recursive=True)))
+    found = [p.memory_full_info() for root in roots for p in (root, *root.children(recursive=True))]
+    return Memory(sum(one.pss for one in found), sum(one.uss for one in found))

@@ -33,7 +33,7 @@ LOOK_S: Final = 0.05
 POLICY: Final = """
 shadow: null
 holdback: null
-steps: [{weight_bps: 500, minimum_s: 3}]
+steps: [{weight_bps: 500, minimum_s: 6}]
 metrics:
   errors: {advance: {ceiling: {max_bad_rate: 0.05}}}
   non_finite: {advance: {ceiling: {max_bad_rate: 0.05}}}
