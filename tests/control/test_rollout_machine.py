@@ -282,4 +282,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(max_examples=200 if STRESS else 20, stateful_step_count=30, deadline=None)
+TestRollouts.settings = settings(max_examples=100 if STRESS else 8, stateful_step_count=30, deadline=None)

@@ -57,7 +57,7 @@ def test_a_version_that_is_wrong_is_rolled_back_by_what_callers_report(here: Ins
         replies = caller.scores(GOOD[:120])
         assert {reply.score for reply in replies} == {11.0, 12.0}
         report(caller, replies, truth=11.0)
-        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 60)
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 150)
     assert over.outcome == "rolled_back"
     assert "labels" in over.reason
 
@@ -70,6 +70,6 @@ def test_a_shadow_that_is_wrong_is_rolled_back_before_a_caller_gets_its_answer(h
         replies = caller.scores(GOOD[:100])
         assert {reply.score for reply in replies} == {11.0}
         report(caller, replies, truth=11.0)
-        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 60)
+        over = until(lambda: found if (found := here.rollout(started.rollout_id)).outcome else None, 150)
     assert over.outcome == "rolled_back"
     assert "labels" in over.reason

@@ -20,12 +20,14 @@ from tests.gateway import tiny
 
 CONTROL: Final = tiny.version(1)
 CHALLENGER: Final = tiny.version(2)
+BROKEN: Final = CHALLENGER._replace(golden=CONTROL.golden)
+"""The challenger with golden rows that it fails."""
 
 
 def loader(data: Path) -> Loader:
-    """A worker's loader, whose host has the control's artifacts and not the challenger's."""
+    """A worker's loader, whose host has every artifact."""
     (data / "artifacts").mkdir()
-    for digest, content in CONTROL.artifacts().items():
+    for digest, content in {**CONTROL.artifacts(), **CHALLENGER.artifacts()}.items():
         (data / "artifacts" / digest).write_bytes(content)
     writer = OnlineWriter(data / "features", 1 << 24)
     writer.apply(tiny.batch(1, ["S1"], minutes=10.0), tiny.HISTORY)
@@ -34,9 +36,9 @@ def loader(data: Path) -> Loader:
     return Loader(data / "routes", data / "artifacts", pipeline, data / "turn", lambda: True)
 
 
-def put(data: Path, rollout_id: int) -> wire.RouteTable:
+def put(data: Path, rollout_id: int, challenger: tiny.Version = CHALLENGER) -> wire.RouteTable:
     """Offers the challenger in a rollout."""
-    table = tiny.canary(CHALLENGER, CONTROL, 500)
+    table = tiny.canary(challenger, CONTROL, 500)
     table.revision, table.models[0].canary.rollout_id = rollout_id, rollout_id
     replace_durably(data / "routes", table.SerializeToString())
     return table
@@ -56,12 +58,10 @@ async def settle(found: Loader, seconds: float = 20.0) -> None:
 def test_a_version_that_could_not_be_loaded_is_tried_anew_by_the_next_rollout(tmp_path: Path) -> None:
     """Also where no table came in between: a failure is of the rollout in which it was seen."""
     found = loader(tmp_path)
-    put(tmp_path, 9)
+    put(tmp_path, 9, BROKEN)
     asyncio.run(settle(found))
     (given_up,) = found.given_up()
     assert given_up["rollout_id"] == 9
-    for digest, content in CHALLENGER.artifacts().items():
-        (tmp_path / "artifacts" / digest).write_bytes(content)
     put(tmp_path, 12)
     found.read_table()
     assert not found.given_up()
