@@ -21,6 +21,8 @@ from gateway.watch import Watch
 from gateway.wire.routes import ServedVersion
 
 WARM_RUNS: Final = 3
+SILENT: Final = 4
+"""The runtime would print a line of its own for each run that fails; what it says is in its exception, and logged."""
 WATCH: Final = Watch()
 """Ends runs that take too long: one at a time, as there is one pipeline in a process."""
 NO_GRAPH: Final = ("gpu_graph_id", "0")
@@ -87,6 +89,7 @@ class Servable:
         if not until_ns:
             return self._run(inputs, outputs, None)
         options = onnxruntime.RunOptions()
+        options.log_severity_level = SILENT
         options.add_run_config_entry(*NO_GRAPH)
         with WATCH.until(until_ns, options):
             try:
@@ -165,7 +168,7 @@ def _options() -> Any:
     # One worker per core: more threads inside a run would only contend, and spinning would burn the core between runs.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     return options
 
 
