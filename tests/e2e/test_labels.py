@@ -62,11 +62,18 @@ def test_a_version_that_is_wrong_is_rolled_back_by_what_callers_report(here: Ins
     assert "labels" in over.reason
 
 
+def mirrored(caller: Caller, rollout_id: int) -> bool:
+    """Whether the mirror has begun: it loads a shadow in its own time, and rows before that are not for it."""
+    shadows = caller.gateway.board("mirror").get("shadows", {})
+    return bool(shadows.get(str(rollout_id), {}).get("pairs"))
+
+
 def test_a_shadow_that_is_wrong_is_rolled_back_before_a_caller_gets_its_answer(here: Installation) -> None:
     """Its answers to mirrored rows are held against the labels of what callers got."""
     policy = POLICY.replace("shadow: null", "shadow: {pairs: 100000, max_flip_rate: 1}")
     with here.gateway("gateway", *RECORDING, f"--lake={here.place / 'lake'}", "--mirror-niceness=0") as caller:
         started = here.start(here.register(), policy)
+        until(lambda: caller.score(GOOD[-1]) and mirrored(caller, started.rollout_id), 120)
         replies = caller.scores(GOOD[:100])
         assert {reply.score for reply in replies} == {11.0}
         report(caller, replies, truth=11.0)
