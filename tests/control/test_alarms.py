@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from control.rollout.alarms import Failing, decay, decay_alerts, harm_alerts
@@ -11,17 +9,10 @@ from control.security import Role
 from control.server import ControlPlane
 from control.v1 import data_plane_pb2 as wire
 from control.v1 import rollout_pb2 as pb
-from tests.control.planes import client_for, make_champion, running
+from tests.control.planes import client_for, make_champion
 from tests.control.test_rollout import approved, gateway, status
 from tests.control.test_rollouts import start
 from tests.support import until
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane."""
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
 
 
 @pytest.mark.parametrize(

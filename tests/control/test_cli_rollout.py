@@ -49,18 +49,6 @@ def plane(data: Path) -> Iterator[ControlPlane]:
         yield plane
 
 
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    """Who moves versions."""
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    """Who approves them."""
-    return client_for(plane, "ben", Role.APPROVER)
-
-
 @pytest.fixture
 def interlock(
     plane: ControlPlane, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

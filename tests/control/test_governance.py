@@ -33,11 +33,6 @@ def plane(data: Path) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
-
-
-@pytest.fixture(scope="module")
 def operator(plane: ControlPlane) -> Client:
     return client_for(plane, "olga", Role.OPERATOR)
 

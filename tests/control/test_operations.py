@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,27 +15,11 @@ from control.security import Role
 from control.server import ControlPlane
 from control.v1 import data_plane_pb2 as wire
 from control.v1 import governance_pb2, rollout_pb2
-from tests.control.planes import Client, client_for, key, make_champion, running
+from tests.control.planes import Client, client_for, key, make_champion
 from tests.control.test_rollout import WatchingGateway, approved, gateway, status
 from tests.support import until
 
 MINUTE_NS = 60_000_000_000
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
 
 
 def champions(plane: ControlPlane, mia: Client, ben: Client, model: str, count: int) -> int:

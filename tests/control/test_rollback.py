@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from control.security import Role
 from control.server import ControlPlane
 from control.store.tables import versions
 from control.v1 import governance_pb2, rollout_pb2
-from tests.control.planes import Client, add_view, client_for, key, make_champion, running, view_named
+from tests.control.planes import Client, add_view, key, make_champion, view_named
 from tests.control.test_rollout import approved, gateway, status
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
 
 
 def rollback(model: str, to_version: int = 0, wait_ms: int = 0) -> rollout_pb2.RollBackRequest:

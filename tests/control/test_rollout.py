@@ -115,22 +115,6 @@ def gateway(plane: ControlPlane, gateway_id: str, confirms: bool = True) -> Iter
         watching.leave()
 
 
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
-
-
 def approved(plane: ControlPlane, ben: Client, model: str, views: tuple[FeatureView, ...] = ()) -> int:
     """A version that was registered by ana and approved by ben."""
     version = add_version(plane.store, model, views=views)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,22 +36,6 @@ maximum_s: 3600
 """
 """A policy whose steps pass on a handful of clean rows."""
 BAD, ROW = wire.EvidenceUnit.KIND_FIRST_BAD, wire.EvidenceUnit.KIND_FIRST_ROW
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
 
 
 class Observer:

@@ -17,7 +17,7 @@ from control.security import POLICY, Role, authenticate, bearer, require_loopbac
 from control.server import ControlPlane
 from control.v1 import data_plane_pb2, features_pb2, governance_pb2, registry_pb2, rollout_pb2
 from gateway.contract.errors import Fault
-from tests.control.planes import Client, refusal, running, token_for
+from tests.control.planes import Client, refusal, token_for
 
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR for module in (data_plane_pb2, features_pb2, governance_pb2, registry_pb2, rollout_pb2)
@@ -28,12 +28,6 @@ METHODS: dict[str, MethodDescriptor] = {
 }
 MALFORMED = b"\xff"
 """No message: who may make the call is told so, and nothing is changed."""
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with running(tmp_path_factory.mktemp("control")) as plane:
-        yield plane
 
 
 @pytest.fixture(scope="module")

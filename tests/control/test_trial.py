@@ -29,16 +29,6 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield plane
 
 
-@pytest.fixture(scope="module")
-def mia(plane: ControlPlane) -> Client:
-    return client_for(plane, "mia", Role.ML_ENGINEER)
-
-
-@pytest.fixture(scope="module")
-def ben(plane: ControlPlane) -> Client:
-    return client_for(plane, "ben", Role.APPROVER)
-
-
 def trial_of(model: str, version: int) -> rollout_pb2.TryVersionRequest:
     """A request to put a version on trial, under a key of its own."""
     return rollout_pb2.TryVersionRequest(idempotency_key=key(), model=model, version=version, wait_ms=3_000)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 import pytest
@@ -44,16 +42,6 @@ class Calling(threading.Thread):
             self.calls += 1
             if reply.arm == CHALLENGER:
                 self.last_challenger_s = time.monotonic()
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose first version answers."""
-    here = Installation(tmp_path)
-    with here.control():
-        here.materialize()
-        here.promote_first()
-        yield here
 
 
 def test_a_manual_rollback_takes_effect_in_every_gateway(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +20,6 @@ metrics:
   decisions: null
 maximum_s: 36000
 """
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose first version answers."""
-    here = Installation(tmp_path)
-    with here.control():
-        here.materialize()
-        here.promote_first()
-        yield here
 
 
 def moved(here: Installation, caller: Caller, rollout_id: int) -> rollout_pb2.Rollout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,16 +29,6 @@ metrics:
 maximum_s: 3600
 """
 CHALLENGER = scoring_pb2.ARM_CHALLENGER
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose first version answers."""
-    here = Installation(tmp_path)
-    with here.control():
-        here.materialize()
-        here.promote_first()
-        yield here
 
 
 def test_a_version_that_fails_is_off_traffic_after_three_tries(here: Installation) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from control.v1 import governance_pb2, rollout_pb2
@@ -16,16 +13,6 @@ from tests.e2e.installation import GOOD, TRAPS, Caller, Installation
 from tests.e2e.test_rollouts import CANARY, CHALLENGER
 from tests.gateway import tiny
 from tests.support import until
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose first version answers."""
-    here = Installation(tmp_path)
-    with here.control():
-        here.materialize()
-        here.promote_first()
-        yield here
 
 
 def approve(here: Installation, version: int) -> None:
