@@ -52,7 +52,7 @@ ROW: Final = np.dtype(
         ("flags", "u1"),
         ("arm", "u1"),
         ("answered_by", "u1"),
-        ("trial", "u1"),
+        ("rollout_flags", "u1"),
         ("spare", "u1", (2,)),
     ]
 )
@@ -67,13 +67,13 @@ FLAG_STALE: Final = 2
 those of request.Mark."""
 
 
-TRIAL_FOLLOWS: Final = 1
-TRIAL_REPEATED: Final = 2
-TRIAL_STANDS_IN: Final = 4
-TRIAL_SLOW: Final = 8
-"""Bits of `trial`, for rows of a rollout: the row shared the fate of another row of its call or run, and is no evidence
-of its own; it is the challenger's attempt at a row that the control was then asked for, and no caller got it; it is the
-control's answer to such a row; it was answered, but after longer than a challenger would have been given."""
+ROLLOUT_FOLLOWS: Final = 1
+ROLLOUT_REPEATED: Final = 2
+ROLLOUT_STANDS_IN: Final = 4
+ROLLOUT_SLOW: Final = 8
+"""Bits of `rollout_flags`, for rows of a rollout: the row shared the fate of another row of its call or run, and is no
+evidence of its own; it is the challenger's attempt at a row that the control was then asked for, and no caller got it;
+it is the control's answer to such a row; it took longer than a challenger would have been given."""
 
 
 class Block(NamedTuple):

@@ -14,11 +14,11 @@ from gateway.contract.errors import Fault, Reason
 from gateway.journal import (
     FLAG_STALE,
     FLAG_UNKNOWN,
+    ROLLOUT_FOLLOWS,
+    ROLLOUT_REPEATED,
+    ROLLOUT_SLOW,
+    ROLLOUT_STANDS_IN,
     ROW,
-    TRIAL_FOLLOWS,
-    TRIAL_REPEATED,
-    TRIAL_SLOW,
-    TRIAL_STANDS_IN,
     Block,
     JournalWriter,
 )
@@ -116,15 +116,15 @@ def block(
 def _mark(rows: Any, run: Run) -> None:
     """Says of each row what it is to the evidence."""
     if run.role is Role.STANDS_IN:
-        rows["trial"] = TRIAL_STANDS_IN
+        rows["rollout_flags"] = ROLLOUT_STANDS_IN
         rows["answered_by"] = Arm.CHAMPION
     for row in run.repeated:
-        rows["trial"][row] |= TRIAL_REPEATED
+        rows["rollout_flags"][row] |= ROLLOUT_REPEATED
         rows["answered_by"][row] = Arm.UNASSIGNED
     if run.slow:
-        rows["trial"] |= TRIAL_SLOW
+        rows["rollout_flags"] |= ROLLOUT_SLOW
     for row in run.follows:
-        rows["trial"][row] |= TRIAL_FOLLOWS
+        rows["rollout_flags"][row] |= ROLLOUT_FOLLOWS
 
 
 def refusals(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gateway.contract.population import population, seen_of
 from gateway.evidence.count import BITS, FAILURES
-from gateway.journal import ROW, TRIAL_REPEATED, Block
+from gateway.journal import ROLLOUT_REPEATED, ROW, Block
 from gateway.request import Arm
 
 SECOND_NS: Final = 1_000_000_000
@@ -66,7 +66,7 @@ class Traffic:
             rows = np.frombuffer(b"".join([block.rows.tobytes() for block in group]), ROW)
             places = PLACES[np.minimum(rows["reason"], OTHER)]
             counts = (rows["arm"] == Arm.CHAMPION) | (rows["arm"] == Arm.CHALLENGER)
-            counts &= ((rows["trial"] & TRIAL_REPEATED) == 0) & (places != OTHER)
+            counts &= ((rows["rollout_flags"] & ROLLOUT_REPEATED) == 0) & (places != OTHER)
             if counts.any():
                 # Columns, and not the rows themselves: choosing among structured rows takes ten times as long.
                 places[(rows["decision"] == 0) & (places == 0)] = HIT

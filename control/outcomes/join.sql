@@ -5,7 +5,7 @@
 CREATE TEMP TABLE predictions AS
 SELECT DISTINCT ON (prediction_id)
     prediction_id, time_ns, model::VARCHAR AS model, version, arm::VARCHAR AS arm,
-    CASE WHEN trial & getvariable('follows') = 0 THEN rollout_id END AS rollout_id, step, weight_bps, entity_hash,
+    CASE WHEN rollout_flags & getvariable('follows') = 0 THEN rollout_id END AS rollout_id, step, weight_bps, entity_hash,
     score, decision::VARCHAR AS decision
 FROM read_predictions
 WHERE score IS NOT NULL AND answered_by::VARCHAR <> 'unassigned' AND flags & getvariable('fallback') = 0

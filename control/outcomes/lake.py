@@ -28,13 +28,14 @@ from control.outcomes.mistakes import rule_of
 from gateway.contract.document import ModelDocument
 
 BITS: Final = {"fallback": 16, "follows": 1}
-"""The bit of `flags` that says that no model was asked, and the one of `trial` that a row is no evidence of its own."""
+"""The bit of `flags` that says that no model was asked, and the one of `rollout_flags` that a row is no evidence of its
+own."""
 JOIN: Final = Path(__file__).with_name("join.sql")
 LIMITS: Final[dict[str, str | int | float | list[str]]] = {"threads": 2, "memory_limit": "1GB"}
 """Of one query: the control plane has other work to do. What needs more memory goes by way of the disk."""
 PREDICTIONS: Final = (
     "SELECT '' prediction_id, 0::BIGINT time_ns, '' model, 0::BIGINT version, '' arm, '' answered_by, "
-    "0::BIGINT rollout_id, 0 step, 0 weight_bps, 0::UBIGINT entity_hash, 0 flags, 0 trial, "
+    "0::BIGINT rollout_id, 0 step, 0 weight_bps, 0::UBIGINT entity_hash, 0 flags, 0 rollout_flags, "
     "0.0::DOUBLE score, '' decision LIMIT 0"
 )
 OUTCOMES: Final = (
@@ -90,7 +91,7 @@ PAIRS: Final = """
 """
 
 
-class Trial(NamedTuple):
+class LabelledRollout(NamedTuple):
     """A rollout, as far as its labels are concerned."""
 
     model: str
@@ -147,27 +148,27 @@ def joined(
     )
 
 
-def of_rollout(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
+def of_rollout(lake: Path, rollout: LabelledRollout, as_of_ns: int) -> Joined:
     """What happened after a rollout's predictions, as was known at a time; `evidence` makes rows and counts of it."""
-    return joined(lake, _rules(trial), as_of_ns, trial.since_ns, trial.rollout_id)
+    return joined(lake, _rules(rollout), as_of_ns, rollout.since_ns, rollout.rollout_id)
 
 
-def of_model(lake: Path, trial: Trial, as_of_ns: int) -> Joined:
+def of_model(lake: Path, rollout: LabelledRollout, as_of_ns: int) -> Joined:
     """What happened after all predictions of the model since the rollout began, with which its shadow is paired."""
-    return joined(lake, _rules(trial), as_of_ns, trial.since_ns)
+    return joined(lake, _rules(rollout), as_of_ns, rollout.since_ns)
 
 
-def _rules(trial: Trial) -> dict[str, Rule]:
-    rule = rule_of(trial.documents[max(trial.documents)])
-    return {} if rule is None else {trial.model: rule}
+def _rules(rollout: LabelledRollout) -> dict[str, Rule]:
+    rule = rule_of(rollout.documents[max(rollout.documents)])
+    return {} if rule is None else {rollout.model: rule}
 
 
-def pairs_of(lake: Path, trial: Trial) -> list[Pair]:
+def pairs_of(lake: Path, rollout: LabelledRollout) -> list[Pair]:
     """What a rollout's shadow said of rows that callers got from another version, where both have a score."""
     with _connection() as connection:
-        files = _files(lake / "pairs", f"model={trial.model}/hour=*", trial.since_ns)
+        files = _files(lake / "pairs", f"model={rollout.model}/hour=*", rollout.since_ns)
         _view(connection, "read_pairs", files, NO_PAIRS)
-        found = connection.execute(PAIRS, {"rollout_id": trial.rollout_id, "since_ns": trial.since_ns}).fetchall()
+        found = connection.execute(PAIRS, {"rollout_id": rollout.rollout_id, "since_ns": rollout.since_ns}).fetchall()
     return [Pair(*row) for row in found]
 
 

@@ -100,11 +100,11 @@ def step_number(rollout: Rollout) -> int:
 
 def read_rollout(lake: Path, rollout: Rollout, documents: Documents) -> Known:
     """What the lake says of a rollout: of its time in shadow by pairs, whose labels may still come, then by arms."""
-    trial = lakes.Trial(rollout.model, rollout.rollout_id, rollout.started_ns, documents)
-    alone = _pairs(lake, rollout, trial)
+    labelled = lakes.LabelledRollout(rollout.model, rollout.rollout_id, rollout.started_ns, documents)
+    alone = _pairs(lake, rollout, labelled)
     if rollout.phase is Phase.SHADOW:
         return Known(step_number(rollout), {}, alone)
-    joined, step = lakes.of_rollout(lake, trial, time.time_ns()), step_number(rollout)
+    joined, step = lakes.of_rollout(lake, labelled, time.time_ns()), step_number(rollout)
     labels, business = rollout.policy.metrics.labels, rollout.policy.metrics.business
     counts: dict[Metric, Counted] = {}
     if labels is not None:
@@ -116,12 +116,12 @@ def read_rollout(lake: Path, rollout: Rollout, documents: Documents) -> Known:
     return Known(step, counts, alone)
 
 
-def _pairs(lake: Path, rollout: Rollout, trial: lakes.Trial) -> Arms:
+def _pairs(lake: Path, rollout: Rollout, labelled: lakes.LabelledRollout) -> Arms:
     labels = rollout.policy.metrics.labels
-    if labels is None or not (pairs := lakes.pairs_of(lake, trial)):
+    if labels is None or not (pairs := lakes.pairs_of(lake, labelled)):
         return Arms()
-    labelled = lakes.of_model(lake, trial, time.time_ns()).labelled
-    return mistaken_alone(labelled, pairs, trial.documents, labels.error_above)
+    known = lakes.of_model(lake, labelled, time.time_ns()).labelled
+    return mistaken_alone(known, pairs, labelled.documents, labels.error_above)
 
 
 def with_labels(evidence: Evidence, known: Known, step: int) -> Evidence:

@@ -13,7 +13,7 @@ from gateway.contract.distribution import score_bin
 from gateway.contract.errors import Reason
 from gateway.contract.evidence import Arms, counted, reached
 from gateway.contract.routing import WHOLE_BPS
-from gateway.journal import TRIAL_FOLLOWS, TRIAL_SLOW, TRIAL_STANDS_IN, Block
+from gateway.journal import ROLLOUT_FOLLOWS, ROLLOUT_SLOW, ROLLOUT_STANDS_IN, Block
 from gateway.record import REASON_NUMBERS
 from gateway.request import Arm
 from gateway.wire.routes import Canary
@@ -99,11 +99,11 @@ class Counter:
     def _facts(self, block: Block) -> Iterator[Unit]:
         canary = self.canary
         for row in block.rows.tolist():
-            raw, score, _, decision, weight_bps, reason, _, _, arm, _, trial, _ = row
-            if trial & (TRIAL_FOLLOWS | TRIAL_STANDS_IN) or (reason and reason not in FAILURES):
+            raw, score, _, decision, weight_bps, reason, _, _, arm, _, rollout_flags, _ = row
+            if rollout_flags & (ROLLOUT_FOLLOWS | ROLLOUT_STANDS_IN) or (reason and reason not in FAILURES):
                 continue
             bad = FAILURES.get(reason, DECISIONS if self._decides and decision == 0 else 0)
-            if trial & TRIAL_SLOW:
+            if rollout_flags & ROLLOUT_SLOW:
                 bad = ERRORS  # what a challenger would have been ended for
             entity = salted(canary.salt, raw) if raw else 0
             challenger = arm == Arm.CHALLENGER

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.assignment import CALLERS
 from gateway.contract.routing import WHOLE_BPS
-from gateway.journal import TRIAL_STANDS_IN, Block
+from gateway.journal import ROLLOUT_STANDS_IN, Block
 from gateway.record import REASON_NUMBERS
 from gateway.request import Arm, Mark
 from gateway.wire.routes import Shadow
@@ -31,10 +31,10 @@ def wanted_rows(block: Block, shadow: Shadow) -> list[int]:
 def _rows(block: Block, shadow: Shadow) -> Iterator[int]:
     salt = b"mirror %d" % shadow.rollout_id
     for index, row in enumerate(block.rows.tolist()):
-        entity_hash, *_, reason, _, flags, arm, _, trial, _ = row
+        entity_hash, *_, reason, _, flags, arm, _, rollout_flags, _ = row
         if arm in (Arm.PINNED, Arm.UNASSIGNED) or reason in REFUSED:
             continue
-        if trial & TRIAL_STANDS_IN or flags & Mark.FALLBACK:
+        if rollout_flags & ROLLOUT_STANDS_IN or flags & Mark.FALLBACK:
             continue
         if shadow.mirrored_bps < WHOLE_BPS:
             unit = f"{entity_hash}" if entity_hash else f"{block.prefix} {block.first_row + index}"

@@ -28,7 +28,7 @@ PREDICTIONS: Final = pa.schema(
         ("weight_bps", pa.int32()),
         ("entity_hash", pa.uint64()),
         ("flags", pa.int32()),
-        ("trial", pa.int32()),
+        ("rollout_flags", pa.int32()),
         *((f"{stage}_ns", pa.int64()) for stage in STAGES),
         ("feature_sequence", pa.int64()),
         ("feature_age_ms", pa.int64()),

@@ -59,7 +59,7 @@ def table(blocks: Sequence[tuple[Block, Definition | None]], gateway_id: str, wo
         "weight_bps": rows["weight_bps"],
         "entity_hash": nullable(hashes, 0),
         "flags": rows["flags"],
-        "trial": rows["trial"],
+        "rollout_flags": rows["rollout_flags"],
         "feature_age_ms": nullable(rows["feature_age_ms"], -1),
         "defaulted": rows["defaulted"],
         "score": scores(rows["score"]),

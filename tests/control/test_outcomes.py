@@ -295,7 +295,7 @@ def hour(time_ns: int) -> str:
 
 def stored(row: Prediction) -> dict[str, Any]:
     """As it lies in the lake."""
-    return row._asdict() | {"answered_by": row.arm, "flags": 0, "trial": 0}
+    return row._asdict() | {"answered_by": row.arm, "flags": 0, "rollout_flags": 0}
 
 
 def told(one: Outcome) -> dict[str, Any]:
@@ -406,14 +406,22 @@ def test_a_lake_without_files_has_nothing_to_join(tmp_path: Path) -> None:
 
 def test_only_what_a_caller_got_is_labelled(tmp_path: Path) -> None:
     """Neither a row without a score, nor a challenger's attempt, nor a declared fallback is a prediction."""
-    good = prediction("good", entity_hash=1)._asdict() | {"answered_by": "champion", "flags": 1, "trial": 4}
-    attempt = prediction("attempt", entity_hash=2)._asdict() | {"answered_by": "unassigned", "flags": 0, "trial": 2}
+    good = prediction("good", entity_hash=1)._asdict() | {"answered_by": "champion", "flags": 1, "rollout_flags": 4}
+    attempt = prediction("attempt", entity_hash=2)._asdict() | {
+        "answered_by": "unassigned",
+        "flags": 0,
+        "rollout_flags": 2,
+    }
     failed = prediction("failed", entity_hash=3, score=None)._asdict() | {
         "answered_by": "champion",
         "flags": 0,
-        "trial": 0,
+        "rollout_flags": 0,
     }
-    fallback = prediction("fallback", entity_hash=4)._asdict() | {"answered_by": "champion", "flags": 16, "trial": 0}
+    fallback = prediction("fallback", entity_hash=4)._asdict() | {
+        "answered_by": "champion",
+        "flags": 16,
+        "rollout_flags": 0,
+    }
     where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
     write(where, PREDICTIONS, [good, attempt, failed, fallback])
     assert labels(lakes.joined(tmp_path, RULES, LATER_NS)) == [("good", 0.0, True)]
@@ -423,7 +431,7 @@ def test_a_row_that_shares_another_one_s_draw_is_labelled_and_no_evidence(tmp_pa
     """Of several rows of one call, only the first was assigned by a draw of its own."""
     rows = [prediction(name, entity_hash=None, rollout_id=5) for name in ("first", "follows")]
     where = tmp_path / "predictions" / "model=churn" / f"hour={hour(NOW_NS)}"
-    write(where, PREDICTIONS, [stored(row) | {"trial": int(row.prediction_id == "follows")} for row in rows])
+    write(where, PREDICTIONS, [stored(row) | {"rollout_flags": int(row.prediction_id == "follows")} for row in rows])
     assert len(lakes.joined(tmp_path, RULES, LATER_NS).labelled) == 2
     assert labels(lakes.joined(tmp_path, RULES, LATER_NS, rollout_id=5)) == [("first", 0.0, True)]
 
@@ -579,11 +587,13 @@ def test_a_shadow_s_pairs_count_where_one_version_alone_was_wrong(tmp_path: Path
     other = stored_pairs[0] | {"prediction_id": "elsewhere", "rollout_id": 6}
     where = tmp_path / "pairs" / "model=churn" / f"hour={hour(NOW_NS)}"
     write(where, PAIRS, [*stored_pairs, failed, other, stored_pairs[0]])
-    trial = lakes.Trial("churn", 5, NOW_NS, {version: document("binary", decision=CALL) for version in (1, 2)})
-    assert lakes.pairs_of(tmp_path, trial) == pairs
+    rollout = lakes.LabelledRollout(
+        "churn", 5, NOW_NS, {version: document("binary", decision=CALL) for version in (1, 2)}
+    )
+    assert lakes.pairs_of(tmp_path, rollout) == pairs
     found = lakes.joined(tmp_path, {"churn": RULES["churn"]}, NOW_NS + 2 * DAY_NS, NOW_NS)
-    assert mistaken_alone(found.labelled, pairs, trial.documents) == (1, 1)
-    assert lakes.pairs_of(tmp_path / "none", trial) == []
+    assert mistaken_alone(found.labelled, pairs, rollout.documents) == (1, 1)
+    assert lakes.pairs_of(tmp_path / "none", rollout) == []
 
 
 def test_a_document_says_its_rule() -> None:

@@ -17,7 +17,7 @@ from gateway.derivation import Trying, derive_snapshot
 from gateway.evidence.count import ERRORS, FIRST_BAD, FIRST_ROW, REJECTED, Counter
 from gateway.features.store import OnlineStore
 from gateway.features.writer import OnlineWriter
-from gateway.journal import TRIAL_FOLLOWS, TRIAL_REPEATED, TRIAL_STANDS_IN, Block, JournalWriter
+from gateway.journal import ROLLOUT_FOLLOWS, ROLLOUT_REPEATED, ROLLOUT_STANDS_IN, Block, JournalWriter
 from gateway.journal_reader import JournalReader
 from gateway.pipeline import Pipeline
 from gateway.request import Arm
@@ -155,10 +155,10 @@ def test_where_the_challenger_fails_the_control_answers(tmp_path: Path, breaks: 
     assert set(reply.arms) == {pb.ARM_CHALLENGER}
     attempt, stand_in = bench.blocks()
     assert (attempt.version, stand_in.version) == (2, 1)
-    assert attempt.rows["trial"].tolist() == [0, 0, 0, TRIAL_REPEATED, TRIAL_REPEATED]
+    assert attempt.rows["rollout_flags"].tolist() == [0, 0, 0, ROLLOUT_REPEATED, ROLLOUT_REPEATED]
     assert np.count_nonzero(attempt.rows["reason"]) == 2
     assert attempt.rows["answered_by"].tolist() == [2, 2, 2, 0, 0]
-    assert stand_in.rows["trial"].tolist() == [TRIAL_STANDS_IN] * 2
+    assert stand_in.rows["rollout_flags"].tolist() == [ROLLOUT_STANDS_IN] * 2
     assert stand_in.rows["answered_by"].tolist() == [Arm.CHAMPION] * 2
     assert stand_in.rows["arm"].tolist() == [Arm.CHALLENGER] * 2
 
@@ -288,7 +288,7 @@ def test_a_call_with_one_version_for_all_its_rows_has_one_arm(tmp_path: Path) ->
     for keys, version in (([challenger, control], "2"), ([control, challenger], "1")):
         reply = oip.ModelInferResponse.FromString(bench.call(INFER, infer(keys)).body)
         assert reply.model_version == version
-        assert bench.blocks()[-1].rows["trial"].tolist() == [0, TRIAL_FOLLOWS]
+        assert bench.blocks()[-1].rows["rollout_flags"].tolist() == [0, ROLLOUT_FOLLOWS]
 
 
 def test_where_one_row_of_such_a_call_fails_the_control_answers_all(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gateway.contract.distribution import latency_thresholds_ns, score_edges
 from gateway.contract.document import ModelDocument
 from gateway.contract.errors import Reason
 from gateway.contract.routing import is_challenger
-from gateway.journal import ROW, TRIAL_STANDS_IN, Block
+from gateway.journal import ROLLOUT_STANDS_IN, ROW, Block
 from gateway.mirror.compare import MOST_VALUES, Comparison, stability
 from gateway.mirror.divergence import Divergence, Flip, Scored, flip
 from gateway.mirror.quantiles import FINENESS, Quantiles
@@ -224,7 +224,7 @@ def test_rows_that_prove_nothing_are_left_out() -> None:
     rows = block(
         6,
         arm=[Arm.PINNED, *[Arm.CHALLENGER] * 5],
-        trial=[0, TRIAL_STANDS_IN, 0, 0, 0, 0],
+        rollout_flags=[0, ROLLOUT_STANDS_IN, 0, 0, 0, 0],
         flags=[0, 0, 16, 0, 0, 0],
         reason=[0, 0, 0, refused, broken, 0],
     )

@@ -109,7 +109,7 @@ def test_a_scored_row_has_every_column(tmp_path: Path) -> None:
     row = found["churn"]
     assert row["prediction_id"] == churn.prediction_id
     assert (row["revision"], row["version"], row["arm"], row["answered_by"]) == (7, 3, "champion", "champion")
-    assert (row["rollout_id"], row["step"], row["weight_bps"], row["flags"], row["trial"]) == (None, 0, 0, 0, 0)
+    assert (row["rollout_id"], row["step"], row["weight_bps"], row["flags"], row["rollout_flags"]) == (None, 0, 0, 0, 0)
     assert row["entity_hash"] == entity_hash(b"S8")
     assert (row["score"], row["decision"], row["reason"]) == (churn.score, churn.decision, None)
     assert (row["feature_sequence"], row["defaulted"]) == (2, 0)

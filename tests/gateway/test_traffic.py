@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.contract.errors import Reason
 from gateway.contract.population import population, seen_of
-from gateway.journal import ROW, STAGES, TRIAL_REPEATED, TRIAL_STANDS_IN, Block
+from gateway.journal import ROLLOUT_REPEATED, ROLLOUT_STANDS_IN, ROW, STAGES, Block
 from gateway.record import REASON_NUMBERS
 from gateway.request import Arm
 from gateway.traffic import FRESH_NS, MINUTE_NS, MOST_ENTITIES, MOST_MODELS, SECOND_NS, Traffic
@@ -48,8 +48,8 @@ def test_rows_are_counted_by_what_was_bad_about_them() -> None:
             block(10, reason=of(Reason.MODEL_FAILED)),
             block(5, reason=of(Reason.SCORE_NOT_FINITE)),
             block(5, reason=of(Reason.FEATURE_MISSING)),
-            block(10, arm=Arm.CHALLENGER, trial=TRIAL_STANDS_IN),
-            block(10, arm=Arm.CHALLENGER, trial=TRIAL_REPEATED, reason=of(Reason.MODEL_FAILED)),
+            block(10, arm=Arm.CHALLENGER, rollout_flags=ROLLOUT_STANDS_IN),
+            block(10, arm=Arm.CHALLENGER, rollout_flags=ROLLOUT_REPEATED, reason=of(Reason.MODEL_FAILED)),
             block(10, arm=Arm.PINNED),
             block(10, reason=of(Reason.OVERLOADED)),
             block(10, reason=60_000),
