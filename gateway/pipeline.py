@@ -158,7 +158,7 @@ class Pipeline:
         if not patience_ns:
             run.follows.update(range(run.n))
         if run.servable is not canary.challenger:
-            return self._run_control(run, canary.control, inputs, (now_ns, patience_ns))
+            return _run_control(run, canary.control, inputs, now_ns, patience_ns)
         if not patience_ns:
             run.errors.update(dict.fromkeys(range(run.n), TOO_SLOW))
             return Inferred(Results([nan] * run.n, None, None), {})
@@ -167,18 +167,6 @@ class Pipeline:
             return infer(run, inputs, now_ns + patience_ns)
         finally:
             self.trying.end()
-
-    def _run_control(
-        self, run: Run, control: Servable, inputs: dict[str, Array], since_and_patience_ns: tuple[int, int]
-    ) -> Inferred:
-        since_ns, patience_ns = since_and_patience_ns
-        inferred = infer(run, inputs)
-        took_ns = time.monotonic_ns() - since_ns
-        if took_ns > patience_ns > 0:
-            run.slow = True
-            run.follows.update(range(1, run.n))
-        control.slow_ns = max(took_ns, control.slow_ns - control.slow_ns // 1000)
-        return inferred
 
     def _record(
         self,
@@ -214,6 +202,17 @@ class Pipeline:
             refused = dict.fromkeys(range(calls), fault)
             nothing_ns = (0,) * len(STAGES)
             self.journal.append(refusals(refused, self.snapshot.revision, time.time_ns(), nothing_ns, {}))
+
+
+def _run_control(run: Run, control: Servable, inputs: dict[str, Array], began_ns: int, patience_ns: int) -> Inferred:
+    """Runs the control, and notes whether a challenger would have been ended meanwhile."""
+    inferred = infer(run, inputs)
+    took_ns = time.monotonic_ns() - began_ns
+    if took_ns > patience_ns > 0:
+        run.slow = True
+        run.follows.update(range(1, run.n))
+    control.slow_ns = max(took_ns, control.slow_ns - control.slow_ns // 1000)
+    return inferred
 
 
 def _too_large(size: int, limit: int) -> Fault:
